@@ -1,0 +1,86 @@
+# make serve   set up what is missing, then serve model_repository/ in the foreground
+# make test    set up what tests need, then the fast suite and the suite with real engines
+# make check   format, lint, types, import contracts, module lengths
+# make bench   the benchmark beside other gateways
+#
+# ENGINE=llamacpp|vllm|transformers  what serves the demo model        ARGS="…"  more flags of `tritium serve`
+# PYTHON=…  the interpreter for new environments (3.11-3.13)           CI=1      an engine that cannot be set up is an error
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := serve
+
+ENGINE ?= llamacpp
+DEMO := smollm2-135m-instruct
+GGUF := model_repository/$(DEMO)/1/SmolLM2-135M-Instruct.Q4_1.gguf
+CONVERTED := model_repository/$(DEMO)/1/hf/converted_from.json
+ENGINES_DIR := $(or $(TRITIUM_ENGINES_DIR),.engines)
+PYTHON ?=
+export PYTHON
+
+.PHONY: serve test test-fast test-engines check format bench lock clean venv venv-dev weights engine-llamacpp engine-vllm engine-transformers engines
+
+serve: venv weights engine-$(ENGINE)
+	@exec .venv/bin/tritium serve --model-repository model_repository \
+		$(if $(filter-out llamacpp,$(ENGINE)),--model-config-name $(ENGINE)) $(ARGS)
+
+test: test-fast test-engines
+
+test-fast: venv-dev
+	@.venv/bin/python -m pytest -m "not engine and not gpu" $(ARGS)
+
+test-engines: venv-dev weights engines
+	@.venv/bin/python -m pytest -m engine $(ARGS)
+
+check: venv-dev
+	@.venv/bin/ruff format --check
+	@.venv/bin/ruff check
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+	@.venv/bin/python -m pytest -q tests/test_architecture.py
+
+format: venv-dev
+	@.venv/bin/ruff format
+	@.venv/bin/ruff check --fix
+
+bench: venv weights
+	@exec tests/bench/run.sh $(ARGS)
+
+venv:
+	@deploy/venv.sh serve
+
+venv-dev:
+	@deploy/venv.sh dev
+
+weights: venv
+	@.venv/bin/tritium models pull $(DEMO)
+
+engine-llamacpp: ;
+
+engine-vllm: weights $(CONVERTED)
+	@deploy/engines/vllm.sh
+
+engine-transformers: weights $(CONVERTED)
+	@deploy/engines/transformers.sh
+
+# vLLM and transformers read no GGUF: the weights are converted once, by the environment that can.
+$(CONVERTED): | weights
+	@deploy/engines/transformers.sh
+	@$(ENGINES_DIR)/transformers/bin/python deploy/engines/convert_gguf.py $(GGUF) $(@D)
+
+# What cannot be made here is skipped by its tests, with the reason; CI has no such excuse.
+engines: weights
+	@$(MAKE) --no-print-directory engine-vllm || { test -z "$${CI:-}"; }
+	@$(MAKE) --no-print-directory engine-transformers || { test -z "$${CI:-}"; }
+
+# Every package anew, within the bounds of pyproject.toml.
+lock:
+	@rm -rf build/lock && $(or $(PYTHON),python3) -m venv build/lock
+	@build/lock/bin/python -m pip install --quiet --upgrade setuptools
+	@build/lock/bin/python -m pip install --quiet --no-build-isolation --editable ".[llamacpp,dev]"
+	@{ echo "# Every package of .venv, direct and transitive, for Python 3.11 to 3.13; \`make lock\` writes it anew."; \
+		build/lock/bin/python -m pip freeze --all --exclude-editable --exclude pip | tr 'A-Z_' 'a-z-'; } >constraints.txt
+
+clean:
+	@rm -rf .venv .engines build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find backends gateway tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What runs models: engines, workers and remote servers, one file a kind."""

@@ -1,0 +1,1 @@
+"""Engines: processes that generate tokens behind an OpenAI-compatible HTTP server."""

@@ -1,0 +1,217 @@
+"""What llama.cpp's server says differently, bridged to what OpenAI and vLLM say: once a request."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from backends.engine.llamacpp_tools import MARK, CallEvents, called, demand
+from backends.engine.rewriting import UsageAtTheEnd, Whole
+from backends.errors import InvalidRequest
+from backends.model import OpenAIRequest, OpenAIResponse
+
+_CHAT = "/v1/chat/completions"
+_COMPLETIONS = "/v1/completions"
+_GENERATION = frozenset({_CHAT, _COMPLETIONS, "/v1/responses", "/v1/messages"})
+# In falling order of what llama.cpp heeds when several are there.
+_CAPPED = ("n_predict", "max_completion_tokens", "max_tokens", "max_output_tokens")
+# An unknown field, which llama.cpp ignores: the logprobs of the answer are ours, not the client's.
+_COUNTING = "tritium_counting"
+_MARKS = (_COUNTING, MARK)
+
+_Fields = dict[str, msgspec.Raw]
+_decode_fields = msgspec.json.Decoder(_Fields).decode
+_decode_any = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+class _Generation(msgspec.Struct):
+    """The fields of a request that decide what has to be bridged, undecoded: the engine judges their types."""
+
+    n: msgspec.Raw = msgspec.Raw(b"")
+    logprobs: msgspec.Raw = msgspec.Raw(b"")
+    n_predict: msgspec.Raw = msgspec.Raw(b"")
+    max_completion_tokens: msgspec.Raw = msgspec.Raw(b"")
+    max_tokens: msgspec.Raw = msgspec.Raw(b"")
+    max_output_tokens: msgspec.Raw = msgspec.Raw(b"")
+    tools: msgspec.Raw = msgspec.Raw(b"")
+    tool_choice: msgspec.Raw = msgspec.Raw(b"")
+    tritium_counting: msgspec.Raw = msgspec.Raw(b"")
+    tritium_demand: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _Tokenize(msgspec.Struct):
+    prompt: str
+    add_special_tokens: bool = True
+    return_token_strs: bool | None = None
+
+
+_decode_generation = msgspec.json.Decoder(_Generation).decode
+_decode_tokenize = msgspec.json.Decoder(_Tokenize).decode
+
+
+class Adapter:
+    """The bridge of one model. `max_tokens` caps every completion, `context_length` is told by `/tokenize`."""
+
+    def __init__(self, *, max_tokens: int, context_length: int) -> None:
+        self._max_tokens = max_tokens
+        self._context_length = context_length
+
+    def request(self, request: OpenAIRequest) -> OpenAIRequest:
+        if request.path in _GENERATION and request.body:
+            return self._generation(request)
+        if request.path == "/tokenize":
+            try:
+                asked = _decode_tokenize(request.body)
+            except msgspec.ValidationError as error:
+                raise InvalidRequest(f"/tokenize takes a 'prompt' or 'messages': {error}.", param="prompt") from error
+            fields = {
+                "content": asked.prompt,
+                "add_special": asked.add_special_tokens,
+                "with_pieces": bool(asked.return_token_strs),
+            }
+            return replace(request, body=msgspec.json.encode(fields))
+        return request
+
+    def response(self, request: OpenAIRequest, response: OpenAIResponse) -> OpenAIResponse:
+        if response.status >= 400:
+            return response
+        if request.path in {_CHAT, _COMPLETIONS}:
+            return self._completion(request, response)
+        if request.path == "/tokenize":
+            response.body = Whole(response.body, self._tokens)
+        elif request.path == "/detokenize":
+            response.body = Whole(response.body, _prompt)
+        return response
+
+    def _generation(self, request: OpenAIRequest) -> OpenAIRequest:
+        """The same bytes, unless the request asks for more tokens than the cap, several choices or a tool call.
+
+        llama.cpp takes its own `n_predict` for a default only, so the cap must be written into the request.
+        Its usage counts the first choice alone: with logprobs on, the tokens of the others can be counted.
+        """
+        asked = _decode_generation(request.body)
+        changes: _Fields = {}
+        for name in _CAPPED:
+            if self._exceeds(getattr(asked, name)):
+                changes[name] = msgspec.Raw(b"%d" % self._max_tokens)
+        if not request.stream and _several(asked) and not _given(asked.logprobs):
+            if request.path == _CHAT:
+                changes |= {"logprobs": msgspec.Raw(b"true"), "top_logprobs": msgspec.Raw(b"1")}
+            elif request.path == _COMPLETIONS:
+                changes["logprobs"] = msgspec.Raw(b"1")
+            changes[_COUNTING] = msgspec.Raw(b"true")
+        if request.path == _CHAT:
+            changes |= demand(asked.tools, asked.tool_choice)
+        if not changes and not asked.tritium_counting and not asked.tritium_demand:
+            return request
+        fields = _decode_fields(request.body)
+        for mark in _MARKS:
+            fields.pop(mark, None)
+        return replace(request, body=msgspec.json.encode(fields | changes))
+
+    def _exceeds(self, raw: msgspec.Raw) -> bool:
+        value = bytes(raw)
+        if not value or value[0] not in b"-0123456789":
+            return False
+        try:
+            return not 0 <= float(value) <= self._max_tokens
+        except ValueError:
+            return True
+
+    def _completion(self, request: OpenAIRequest, response: OpenAIResponse) -> OpenAIResponse:
+        asked = _decode_generation(request.body)
+        legacy = request.path == _COMPLETIONS and _given(asked.logprobs)
+        if request.stream:
+            each = None
+            if asked.tritium_demand:
+                each = CallEvents(_decode_text(asked.tritium_demand)).event
+            elif legacy:
+                each = _LegacyLogprobs().event
+            if each is not None or request.path == _COMPLETIONS or _several(asked):
+                response.body = UsageAtTheEnd(response.body, each=each)
+        elif legacy or _several(asked) or asked.tritium_demand:
+            response.body = Whole(response.body, lambda body: _answer(body, asked, legacy=legacy))
+        return response
+
+    def _tokens(self, body: bytes) -> bytes:
+        tokens = _decode_any(body)["tokens"]
+        pieces = None
+        if tokens and isinstance(tokens[0], dict):
+            pieces = [_piece(token["piece"]) for token in tokens]
+            tokens = [token["id"] for token in tokens]
+        return msgspec.json.encode(
+            {"count": len(tokens), "max_model_len": self._context_length, "tokens": tokens, "token_strs": pieces}
+        )
+
+
+def _several(asked: _Generation) -> bool:
+    return _given(asked.n) and bytes(asked.n) != b"1"
+
+
+def _given(raw: msgspec.Raw) -> bool:
+    return bytes(raw) not in {b"", b"null", b"false"}
+
+
+def _piece(piece: str | list[int]) -> str:
+    """A token's text; llama.cpp gives bytes where they are not whole UTF-8."""
+    return piece if isinstance(piece, str) else bytes(piece).decode(errors="replace")
+
+
+def _prompt(body: bytes) -> bytes:
+    return msgspec.json.encode({"prompt": _decode_fields(body)["content"]})
+
+
+def _answer(body: bytes, asked: _Generation, *, legacy: bool) -> bytes:
+    """A whole answer with the tokens of all its choices in its usage, its logprobs and its tool call as OpenAI's."""
+    answer = _decode_any(body)
+    if _several(asked):
+        _sum_usage(answer)
+    if asked.tritium_counting:
+        for choice in answer["choices"]:
+            choice["logprobs"] = None
+    elif legacy:
+        _LegacyLogprobs().convert(answer["choices"])
+    if asked.tritium_demand:
+        called(answer, _decode_text(asked.tritium_demand))
+    return msgspec.json.encode(answer)
+
+
+def _sum_usage(answer: dict[str, Any]) -> None:
+    usage = answer["usage"]
+    usage["completion_tokens"] = sum(len(choice["logprobs"]["content"]) for choice in answer["choices"])
+    usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+class _LegacyLogprobs:
+    """Logprobs of `/v1/completions`, which llama.cpp gives in the form of chat's; offsets count along the stream."""
+
+    def __init__(self) -> None:
+        self._offsets: dict[int, int] = {}
+
+    def event(self, event: bytes) -> bytes:
+        if b'"logprobs":{' not in event:
+            return event
+        chunk = _decode_any(event.removeprefix(b"data: "))
+        self.convert(chunk["choices"])
+        return b"data: " + msgspec.json.encode(chunk)
+
+    def convert(self, choices: list[dict[str, Any]]) -> None:
+        for choice in choices:
+            if not choice.get("logprobs"):
+                continue
+            content = choice["logprobs"]["content"]
+            offset = self._offsets.get(choice["index"], 0)
+            offsets = []
+            for token in content:
+                offsets.append(offset)
+                offset += len(token["token"])
+            self._offsets[choice["index"]] = offset
+            choice["logprobs"] = {
+                "text_offset": offsets,
+                "token_logprobs": [token["logprob"] for token in content],
+                "tokens": [token["token"] for token in content],
+                "top_logprobs": [{top["token"]: top["logprob"] for top in token["top_logprobs"]} for token in content],
+            }

@@ -1,0 +1,92 @@
+"""llama.cpp's HTTP server in a process of its own, on a Unix socket: `python -m backends.engine.llamacpp_server`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+
+# Idle connections of the gateway hold a thread each, beside the requests under way and the health checks.
+_SPARE_HTTP_THREADS = 64
+
+
+class Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Engine arguments, named as llama.cpp names its parameters; `model` and `chat_template` are paths.
+
+    `n_ctx` is the context of one request, in tokens, prompt and completion together; `max_tokens` caps the
+    completion of every request and is the default of those that name none. `n_threads` None means half of the
+    processors. `cache_ram_mib` bounds what is kept of prompts for later requests. With `embedding` the model
+    embeds, with the `pooling` of its GGUF unless told (`mean`, `cls`, `last`).
+    """
+
+    model: str
+    chat_template: str = ""
+    n_parallel: int = 8
+    n_ctx: int = 4096
+    max_tokens: int = 1024
+    n_threads: int | None = None
+    n_gpu_layers: int = -1
+    cache_ram_mib: int = 256
+    embedding: bool = False
+    pooling: str = ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--socket", required=True)
+    parser.add_argument("--name", required=True, help="what the engine calls its model")
+    parser.add_argument("--arguments", required=True, help="the engine arguments as a JSON object")
+    options = parser.parse_args()
+    # Nothing is to be saved, and a server that stops by itself waits up to 30 s for its open streams.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    try:
+        server = _serve(msgspec.json.decode(options.arguments, type=Arguments), options.socket, options.name)
+    except (RuntimeError, ImportError, OSError) as error:
+        sys.exit(f"llama.cpp did not start: {error}")
+    while server:
+        signal.pause()
+
+
+def _serve(arguments: Arguments, socket: str, name: str) -> object:
+    """The server, loaded and listening; it runs in threads of its own until the process ends."""
+    import xllamacpp
+
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = arguments.model
+    parameters.model_alias = {name}
+    parameters.offline = True
+    parameters.hostnames = [socket]
+    parameters.n_parallel = arguments.n_parallel
+    parameters.n_ctx = arguments.n_ctx * arguments.n_parallel
+    # Only the default: a request that names more gets more. The adapter is what enforces the cap.
+    parameters.n_predict = arguments.max_tokens
+    threads = arguments.n_threads or max(1, len(os.sched_getaffinity(0)) // 2)
+    parameters.cpuparams.n_threads = threads
+    parameters.cpuparams_batch.n_threads = threads
+    parameters.n_threads_http = arguments.n_parallel + _SPARE_HTTP_THREADS
+    parameters.n_gpu_layers = arguments.n_gpu_layers
+    parameters.cache_ram_mib = arguments.cache_ram_mib
+    if arguments.chat_template:
+        parameters.chat_template = Path(arguments.chat_template).read_text(encoding="utf-8")
+    parameters.use_jinja = True
+    parameters.endpoint_metrics = True
+    parameters.endpoint_slots = False
+    parameters.ui = False
+    # The gateway keeps its clients' connections alive, and must see when the engine is silent.
+    parameters.sse_ping_interval = -1
+    # Errors and warnings.
+    parameters.verbosity = 2
+    if arguments.embedding:
+        parameters.embedding = True
+        if arguments.pooling:
+            pooling = xllamacpp.llama_pooling_type
+            parameters.pooling_type = getattr(pooling, f"LLAMA_POOLING_TYPE_{arguments.pooling.upper()}")
+    return xllamacpp.Server(parameters)
+
+
+if __name__ == "__main__":
+    main()

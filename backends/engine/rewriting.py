@@ -1,0 +1,149 @@
+"""Response bodies that an adapter rewrites: a whole answer once, a stream where it ends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from backends.errors import UpstreamProtocolError
+from backends.model import Body, Headers, Write
+
+DONE = b"data: [DONE]"
+_BORDER = b"\n\n"
+# Unambiguous: inside a JSON string the quotes would be escaped.
+_USAGE = b'"usage":{'
+_decode_event = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_usage = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Whole:
+    """A body that is read to its end and converted; `convert` takes all of it and returns what is sent instead."""
+
+    def __init__(self, body: Body, convert: Callable[[bytes], bytes]) -> None:
+        self._body = body
+        self._convert = convert
+        self._sent = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._sent:
+            raise StopAsyncIteration
+        return await self._converted()
+
+    async def pump(self, write: Write) -> None:
+        waits = write(await self._converted())
+        if waits is not None:
+            await waits
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+    async def _converted(self) -> bytes:
+        parts = [part async for part in self._body]
+        self._sent = True
+        try:
+            return self._convert(b"".join(parts))
+        except (msgspec.DecodeError, LookupError, TypeError, ValueError) as error:
+            raise UpstreamProtocolError(f"The engine's answer is not what was asked for: {error}") from error
+
+
+class UsageAtTheEnd:
+    """A stream whose usage comes as OpenAI has it: one chunk of its own, with no choices, before `[DONE]`.
+
+    Engines that put it on the last chunk of each choice, or send it once a choice, or leave `[DONE]` out, are
+    bridged: completion tokens of several choices are added up. Events without usage pass untouched. `each`
+    rewrites every event of the stream, where one must be, or drops it. With `adds_done` a stream that ended with
+    its usage gets the `[DONE]` that the engine leaves out; one without (it broke) ends as it ends.
+    """
+
+    def __init__(self, body: Body, *, adds_done: bool = False, each: Callable[[bytes], bytes] | None = None) -> None:
+        self._body = body
+        self._adds_done = adds_done
+        self._each = each
+        self._rest = b""
+        self._last: dict[str, msgspec.Raw] = {}
+        self._usage: dict[str, Any] | None = None
+        self._ended = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._ended:
+            try:
+                data = self._feed(await self._body.__anext__())
+            except StopAsyncIteration:
+                self._ended = True
+                data = self._end()
+            if data:
+                return data
+        raise StopAsyncIteration
+
+    async def pump(self, write: Write) -> None:
+        def rewritten(data: bytes) -> Coroutine[Any, Any, None] | None:
+            whole = self._feed(data)
+            return write(whole) if whole else None
+
+        await self._body.pump(rewritten)
+        if rest := self._end():
+            waits = write(rest)
+            if waits is not None:
+                await waits
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+    def _feed(self, data: bytes) -> bytes:
+        data = self._rest + data
+        end = data.rfind(_BORDER) + len(_BORDER) if _BORDER in data else 0
+        data, self._rest = data[:end], data[end:]
+        if self._each is None and _USAGE not in data and DONE not in data:
+            return data
+        return b"".join(map(self._event, data.split(_BORDER)[:-1]))
+
+    def _end(self) -> bytes:
+        if self._adds_done and self._usage is not None:
+            return self._rest + self._usage_chunk() + DONE + _BORDER
+        return self._rest
+
+    def _event(self, event: bytes) -> bytes:
+        if event == DONE:
+            usage = self._usage_chunk()
+            self._usage = None
+            return usage + event + _BORDER
+        if _USAGE in event:
+            event = self._take_usage(event)
+            if not event:
+                return b""
+        if self._each is not None:
+            event = self._each(event)
+        return event + _BORDER if event else b""
+
+    def _take_usage(self, event: bytes) -> bytes:
+        """The event without its usage; nothing when it has no choices either."""
+        fields = _decode_event(event.removeprefix(b"data: "))
+        usage = _decode_usage(fields.pop("usage"))
+        if self._usage is None:
+            self._usage = usage
+        else:
+            self._usage["completion_tokens"] += usage["completion_tokens"]
+            self._usage["total_tokens"] += usage["completion_tokens"]
+        self._last = fields
+        return b"" if bytes(fields.get("choices", b"[]")) == b"[]" else b"data: " + msgspec.json.encode(fields)
+
+    def _usage_chunk(self) -> bytes:
+        if self._usage is None:
+            return b""
+        kept = ("id", "object", "created", "model", "system_fingerprint")
+        fields: dict[str, object] = {key: self._last[key] for key in kept if key in self._last}
+        fields |= {"choices": [], "usage": self._usage}
+        return b"data: " + msgspec.json.encode(fields) + _BORDER
+
+
+def without(headers: Headers, *names: bytes) -> Headers:
+    """The header fields but for those: a body that was rewritten has another length or type."""
+    return [(name, value) for name, value in headers if name not in names]

@@ -1,0 +1,45 @@
+"""The kinds of backend: a table of modules, each imported when a model chooses it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+from backends.config import ModelConfig
+from backends.engine.command import Command
+from backends.engine.replicas import EngineModel
+from backends.errors import InvalidRequest
+from backends.model import Endpoints, Models
+
+KINDS = {
+    "echo": "backends.echo",
+    "llamacpp": "backends.llamacpp",
+    "openai": "backends.openai",
+    "transformers": "backends.transformers",
+    "vllm": "backends.vllm",
+}
+
+
+class Kind(Protocol):
+    """What the module of a kind offers."""
+
+    def launch(self, config: ModelConfig, *, runtime_dir: str) -> Sequence[Command]:
+        """What the supervisor starts; nothing for a remote kind. Raises `InvalidRequest` naming a bad argument."""
+        ...
+
+    def addresses(self, config: ModelConfig) -> Sequence[str]:
+        """Where endpoints that somebody else runs are; nothing for a kind that is started."""
+        ...
+
+    def connect(self, config: ModelConfig, endpoints: Endpoints, models: Models) -> EngineModel:
+        """How a server process talks to the endpoints."""
+        ...
+
+
+def find_kind(backend: str) -> Kind:
+    """The module of a backend. Raises `InvalidRequest` naming those that exist."""
+    module = KINDS.get(backend)
+    if module is None:
+        raise InvalidRequest(f"Unknown backend {backend!r}; there are: {', '.join(KINDS)}.")
+    return cast("Kind", importlib.import_module(module))

@@ -1,0 +1,140 @@
+"""The words everybody uses: models, what they are asked, what they answer, where they are reached."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+import msgspec
+
+from backends.config import ModelConfig
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""HTTP header fields in order, names in lower case."""
+
+
+class Capability(StrEnum):
+    """An operation of the OpenAI surface that a model may offer."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    COUNT_TOKENS = "count_tokens"
+    RERANK = "rerank"
+    SCORE = "score"
+    TOKENIZE = "tokenize"
+    DETOKENIZE = "detokenize"
+
+
+class State(StrEnum):
+    """The life of an endpoint, and of the model it serves: what the supervisor last saw."""
+
+    STARTING = "STARTING"
+    READY = "READY"
+    UNHEALTHY = "UNHEALTHY"
+    RESTARTING = "RESTARTING"
+    FAILED = "FAILED"
+    DRAINING = "DRAINING"
+    STOPPED = "STOPPED"
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """An address that serves one model: `unix:/path.sock`, `http://host:port[/base]` or `https://…`."""
+
+    id: str
+    address: str
+    state: State = State.STARTING
+    restarts: int = 0
+
+
+class Endpoints:
+    """The endpoints of one model as of the last snapshot; the registry replaces `current`, models read it."""
+
+    __slots__ = ("current",)
+
+    def __init__(self, current: tuple[Endpoint, ...] = ()) -> None:
+        self.current = current
+
+
+@dataclass(slots=True)
+class OpenAIRequest:
+    """A request of the OpenAI surface on its way to a model: bytes, and the few fields that were read from them.
+
+    `body` goes upstream as it is. `deadline` is in `time.monotonic()` seconds. `headers` are those to send upstream
+    (request id, trace context), not all of the client's.
+    """
+
+    path: str
+    body: bytes
+    model: str
+    stream: bool
+    headers: Headers = ()
+    deadline: float | None = None
+    method: str = "POST"
+
+
+Write = Callable[[bytes], Coroutine[Any, Any, None] | None]
+"""Takes bytes at once. Returns None, or what to await before it is called again: back-pressure."""
+
+
+class Body(Protocol):
+    """The bytes of a response as they come, to be read by iterating or forwarded by `pump`, not by both.
+
+    Either raises `UpstreamError` when the connection breaks before the end. Closing early aborts the work
+    upstream; closing twice is harmless.
+    """
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+    async def __anext__(self) -> bytes: ...
+    async def pump(self, write: Write) -> None:
+        """Call `write` with all bytes, in order, as soon as they come; return at the end.
+
+        What `write` raises comes out here.
+        """
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass(slots=True)
+class OpenAIResponse:
+    """An answer at its head. The holder closes `body`; closing early aborts the generation upstream."""
+
+    status: int
+    headers: Headers
+    body: Body
+
+
+class Model(Protocol):
+    """One loaded version of one entry of the model repository, seen from a server process."""
+
+    config: ModelConfig
+    capabilities: frozenset[Capability]
+    parallelism: int | None
+    """How many requests its endpoints run at once; None where that is not known (a remote server)."""
+
+    def ready(self) -> bool:
+        """Whether an endpoint can take a request now, as far as this process knows. No I/O."""
+        ...
+
+
+class OpenAIModel(Model, Protocol):
+    """Bytes in, bytes out."""
+
+    async def respond(self, request: OpenAIRequest) -> OpenAIResponse:
+        """Send the request to an endpoint and return at the response head.
+
+        Raises `ModelNotReady` with no ready endpoint, `UpstreamError` when none answered. Cancelling it aborts
+        the request upstream.
+        """
+        ...
+
+
+class Models(Protocol):
+    """What a model may call; the registry is one."""
+
+    def openai(self, name: str) -> OpenAIModel: ...

@@ -1,0 +1,116 @@
+"""A server that someone else runs and that speaks the OpenAI API, by its URL."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+import msgspec
+
+from backends.config import ModelConfig
+from backends.engine.command import Command
+from backends.engine.replicas import EngineModel
+from backends.errors import InvalidRequest
+from backends.model import Capability, Endpoints, Headers, Models, OpenAIRequest, OpenAIResponse
+
+_PARAMETERS = ("endpoints", "api_key_env", "model", "capabilities", "max_inflight_requests")
+
+
+def launch(config: ModelConfig, *, runtime_dir: str) -> Sequence[Command]:  # noqa: ARG001  # every kind's
+    """Nothing: somebody else starts it. Raises `InvalidRequest` that names the parameter at fault."""
+    addresses(config)
+    _capabilities(config)
+    _parallelism(config)
+    return []
+
+
+def addresses(config: ModelConfig) -> Sequence[str]:
+    """The base URLs of the parameter `endpoints`, without the `/v1` of clients. Raises `InvalidRequest`."""
+    for key in config.parameters:
+        if key not in _PARAMETERS:
+            raise _wrong(config, key, f"is unknown; there are {', '.join(_PARAMETERS)}")
+    urls = [url.strip().rstrip("/").removesuffix("/v1") for url in config.parameters.get("endpoints", "").split(",")]
+    for url in urls:
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        else:
+            usable = usable and not (parts.query or parts.fragment or parts.username)
+        if not usable:
+            raise _wrong(config, "endpoints", f"wants http:// or https:// URLs, separated by commas, not {url!r}")
+    return urls
+
+
+def connect(config: ModelConfig, endpoints: Endpoints, models: Models) -> EngineModel:  # noqa: ARG001  # every kind's
+    """A model of a remote server.
+
+    `api_key_env` names the environment variable whose value goes out as the bearer token. `model` is the
+    remote's own name for the model. `capabilities` (all of them unless told) is a list by comma.
+    """
+    name = config.parameters.get("model", "")
+    return EngineModel(
+        config,
+        endpoints,
+        capabilities=_capabilities(config),
+        parallelism=_parallelism(config),
+        adapter=_Renamed(name) if name and name != config.name else None,
+        headers=_authorization(config),
+    )
+
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class _Renamed:
+    """Puts the remote's own name into a request; the other fields stay as the client wrote them."""
+
+    def __init__(self, name: str) -> None:
+        self._name = msgspec.Raw(msgspec.json.encode(name))
+
+    def request(self, request: OpenAIRequest) -> OpenAIRequest:
+        if not request.body:
+            return request
+        fields = _decode_fields(request.body)
+        fields["model"] = self._name
+        return replace(request, body=msgspec.json.encode(fields))
+
+    def response(self, request: OpenAIRequest, response: OpenAIResponse) -> OpenAIResponse:  # noqa: ARG002  # the protocol
+        return response
+
+
+def _authorization(config: ModelConfig) -> Headers:
+    variable = config.parameters.get("api_key_env", "")
+    if not variable:
+        return ()
+    key = os.environ.get(variable, "")
+    if not key or not key.isprintable() or not key.isascii():
+        raise _wrong(config, "api_key_env", f"names the environment variable {variable!r}, which holds no key")
+    return ((b"authorization", b"Bearer " + key.encode()),)
+
+
+def _capabilities(config: ModelConfig) -> frozenset[Capability]:
+    names = config.parameters.get("capabilities", "")
+    if not names:
+        return frozenset(Capability)
+    try:
+        return frozenset(Capability(name.strip()) for name in names.split(","))
+    except ValueError as error:
+        known = ", ".join(capability.value for capability in Capability)
+        raise _wrong(config, "capabilities", f"holds an unknown one ({error}); there are {known}") from error
+
+
+def _parallelism(config: ModelConfig) -> int | None:
+    text = config.parameters.get("max_inflight_requests", "")
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise _wrong(config, "max_inflight_requests", f"is not a positive number: {text!r}")
+    return int(text)
+
+
+def _wrong(config: ModelConfig, key: str, why: str) -> InvalidRequest:
+    return InvalidRequest(f"Model {config.name!r}: the parameter {key!r} {why}.", param=key)

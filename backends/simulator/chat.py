@@ -1,0 +1,175 @@
+"""`/v1/chat/completions`: the chunks and the whole answer as vLLM lays them out."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from backends.simulator import prompt
+from backends.simulator.engine import Call
+from backends.simulator.faults import RequestError
+from backends.simulator.generation import Generation, completion_tokens, encode, finish, usage
+from backends.simulator.logprobs import chat_logprobs
+from backends.simulator.plan import Plan, plan
+from backends.simulator.prompt import Format, Function, Message
+
+
+class Tool(msgspec.Struct):
+    """A tool of the chat API."""
+
+    function: Function
+
+
+class ChatRequest(Generation, kw_only=True):
+    """A chat completion request."""
+
+    messages: list[Message]
+    max_completion_tokens: int | None = None
+    tools: list[Tool] | None = None
+    tool_choice: object = None
+    response_format: Format | None = None
+    logprobs: bool | None = False
+    top_logprobs: int | None = None
+
+
+async def answer(call: Call) -> None:
+    """Answer a chat completion request."""
+    asked, model = call.decode(ChatRequest)
+    asked.check()
+    if not asked.messages:
+        raise RequestError(400, "messages must not be empty.", param="messages")
+    if asked.top_logprobs and not asked.logprobs:
+        raise RequestError(400, "top_logprobs needs logprobs to be true.", param="top_logprobs")
+    limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
+    prompt_tokens = call.prompt_tokens(prompt.count(asked.messages))
+    max_tokens = call.engine.check_length(prompt_tokens, limit, "max_tokens")
+    offered = prompt.tools([tool.function for tool in asked.tools or ()], asked.tool_choice)
+    plans = [
+        plan(
+            prompt.last(asked.messages),
+            asked.limits(max_tokens, call.behaviour.tokens),
+            offered,
+            prompt.form(asked.response_format),
+        )
+        for _ in range(asked.n or 1)
+    ]
+    if asked.stream:
+        await _stream(call, asked, model, prompt_tokens, plans)
+    else:
+        await _whole(call, asked, model, prompt_tokens, plans)
+
+
+async def _whole(call: Call, asked: ChatRequest, model: str, prompt_tokens: int, plans: list[Plan]) -> None:
+    async with call.run(prompt_tokens, plans) as run:
+        await run.complete()
+    choices = []
+    for index, each in enumerate(plans):
+        calls = [_call(made.id, made.name, made.arguments) for made in each.calls]
+        message = {
+            "role": "assistant",
+            "content": None if calls else each.text,
+            "refusal": None,
+            "annotations": None,
+            "audio": None,
+            "function_call": None,
+            "tool_calls": calls,
+            "reasoning": None,
+        }
+        choices.append(
+            {
+                "index": index,
+                "message": message,
+                "logprobs": chat_logprobs(each.tokens, asked.top_logprobs or 0) if asked.logprobs else None,
+                "finish_reason": each.finish_reason,
+                "stop_reason": each.stop_reason,
+                "token_ids": None,
+            }
+        )
+    call.reply(
+        {
+            "id": f"chatcmpl-{call.id}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": model,
+            "choices": choices,
+            "service_tier": None,
+            "system_fingerprint": None,
+            "usage": usage(prompt_tokens, completion_tokens(plans)),
+            "prompt_logprobs": None,
+            "prompt_token_ids": None,
+            "kv_transfer_params": None,
+        }
+    )
+
+
+async def _stream(call: Call, asked: ChatRequest, model: str, prompt_tokens: int, plans: list[Plan]) -> None:
+    chunks = _Chunks(call, asked, model, prompt_tokens)
+    stream = call.stream()
+    async with call.run(prompt_tokens, plans) as run:
+        async for step in run.steps():
+            if step == 0:
+                for index in range(len(plans)):
+                    await stream.send(chunks.role(index, run.generated))
+            for index, each in enumerate(plans):
+                if step < len(each.tokens) and (delta := _delta(each, step, asked)) is not None:
+                    await stream.send(chunks.choice(index, delta, run.generated))
+    if not run.generated:
+        for index in range(len(plans)):
+            await stream.send(chunks.role(index, 0))
+    for index, each in enumerate(plans):
+        if each.finish_reason != "length":
+            end = b'{"content":""},"logprobs":null,' + finish(each)
+            await stream.send(chunks.choice(index, end, run.generated))
+    if asked.stream_options is not None and asked.stream_options.include_usage:
+        await stream.send(chunks.usage(completion_tokens(plans)))
+    await stream.close(b"[DONE]")
+
+
+class _Chunks:
+    """The chunks of one stream; `generated` is the tokens so far, for usage in every chunk where that is asked."""
+
+    def __init__(self, call: Call, asked: ChatRequest, model: str, prompt_tokens: int) -> None:
+        opening = {"id": f"chatcmpl-{call.id}", "object": "chat.completion.chunk", "created": int(time.time())}
+        self._head = encode({**opening, "model": model})[:-1] + b',"choices":['
+        self._continuous = asked.stream_options is not None and asked.stream_options.continuous_usage_stats
+        self._prompt_tokens = prompt_tokens
+
+    def role(self, index: int, generated: int) -> bytes:
+        choice = b'{"index":%d,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]' % index
+        return self._head + choice + b',"prompt_token_ids":null' + self._close(generated)
+
+    def choice(self, index: int, delta: bytes, generated: int) -> bytes:
+        return b'%b{"index":%d,"delta":%b,"token_ids":null}]%b' % (self._head, index, delta, self._close(generated))
+
+    def usage(self, generated: int) -> bytes:
+        return self._head + b'],"usage":' + encode(usage(self._prompt_tokens, generated)) + b"}"
+
+    def _close(self, generated: int) -> bytes:
+        if not self._continuous:
+            return b"}"
+        return b',"usage":' + encode(usage(self._prompt_tokens, generated)) + b"}"
+
+
+def _delta(each: Plan, step: int, asked: ChatRequest) -> bytes | None:
+    """The delta of a token to the end of its finish reason; None where the token has nothing to show.
+
+    A token that reaches the limit carries the finish reason; every other end has a chunk of its own.
+    """
+    token = each.tokens[step]
+    last = step + 1 == len(each.tokens) and each.finish_reason == "length"
+    if not token.text and not last and not asked.logprobs:
+        return None
+    if token.call < 0:
+        delta = b'{"content":' + encode(token.text) + b"}"
+    elif token.opens:
+        delta = encode({"tool_calls": [_call(each.call_ids[token.call], token.text, "", token.call)]})
+    else:
+        delta = encode({"tool_calls": [{"index": token.call, "function": {"arguments": token.text}}]})
+    scores = encode(chat_logprobs([token], asked.top_logprobs or 0)) if asked.logprobs else b"null"
+    return delta + b',"logprobs":' + scores + b"," + (finish(each) if last else b'"finish_reason":null')
+
+
+def _call(call_id: str, name: str, arguments: str, index: int | None = None) -> dict[str, object]:
+    place = {} if index is None else {"index": index}
+    return {"id": call_id, "type": "function", **place, "function": {"name": name, "arguments": arguments}}

@@ -1,0 +1,130 @@
+"""vLLM: `vllm serve` in its own environment, with engine arguments in the form of Triton's vLLM backend."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from backends.config import ModelConfig
+from backends.engine.command import Command
+from backends.engine.environment import interpreter, socket_path
+from backends.engine.replicas import EngineModel
+from backends.engine.vllm_arguments import BOOLEANS, LISTS, REPEATED, RESERVED, SWITCHES, VALUES
+from backends.errors import InvalidRequest
+from backends.model import Capability, Endpoints, Models
+
+# Compiled mode takes five minutes on a cold CPU, and weights may have to come from a hub first.
+_START_TIMEOUT_SECONDS = 1800.0
+
+# What the gateway relies on (parallelism, capabilities) or wants by default; a model's own arguments win.
+_DEFAULTS: dict[str, Any] = {
+    "max_num_seqs": 256,
+    "enable_prompt_tokens_details": True,
+    # One line a request is written by the gateway already.
+    "disable_uvicorn_access_log": True,
+}
+_PATHS = ("model", "tokenizer", "chat_template")
+
+_TOKENS = {Capability.TOKENIZE, Capability.DETOKENIZE}
+_GENERATE = frozenset(
+    {
+        Capability.CHAT,
+        Capability.COMPLETIONS,
+        Capability.RESPONSES,
+        Capability.MESSAGES,
+        Capability.COUNT_TOKENS,
+        *_TOKENS,
+    }
+)
+_CLASSIFY = frozenset({Capability.RERANK, Capability.SCORE, *_TOKENS})
+_EMBED = frozenset({Capability.EMBEDDINGS, *_CLASSIFY})
+
+
+def launch(config: ModelConfig, *, runtime_dir: str) -> Sequence[Command]:
+    """One `vllm serve`. Raises `InvalidRequest` for an argument that vLLM has not, `Unavailable` without vLLM."""
+    arguments = _arguments(config)
+    for key in _PATHS:
+        value = arguments.get(key)
+        if isinstance(value, str) and (Path(config.path) / value).exists():
+            arguments[key] = str(Path(config.path) / value)
+    env = {"VLLM_NO_USAGE_STATS": "1"}
+    if Path(arguments["model"]).is_absolute():
+        # Without it, starting from local files still asks the hub about them.
+        env["HF_HUB_OFFLINE"] = "1"
+    socket = socket_path(config, runtime_dir)
+    argv = [interpreter("vllm"), "-m", "vllm.entrypoints.openai.api_server"]
+    argv += [f"--uds={socket}", f"--served-model-name={config.name}"]
+    for key, value in arguments.items():
+        argv.extend(_flags(key, value))
+    length = arguments.get("max_model_len")
+    return [
+        Command(
+            argv=tuple(argv),
+            address=f"unix:{socket}",
+            env={key: value for key, value in env.items() if key not in os.environ},
+            start_timeout_seconds=_START_TIMEOUT_SECONDS,
+            context_length=length if isinstance(length, int) and length > 0 else None,
+        )
+    ]
+
+
+def connect(config: ModelConfig, endpoints: Endpoints, models: Models) -> EngineModel:  # noqa: ARG001  # every kind's
+    """A model that vLLM serves; its runner decides what it offers."""
+    arguments = _arguments(config)
+    if arguments["runner"] != "pooling":
+        capabilities = _GENERATE
+    else:
+        capabilities = _CLASSIFY if arguments.get("convert") == "classify" else _EMBED
+    return EngineModel(config, endpoints, capabilities=capabilities, parallelism=arguments["max_num_seqs"])
+
+
+def _arguments(config: ModelConfig) -> dict[str, Any]:
+    """The model's arguments, checked by name, over our defaults; None means vLLM's own default."""
+    given = {key: value for key, value in config.arguments.items() if value is not None}
+    # Triton's own examples carry it; vLLM 0.32 logs requests only when asked to.
+    given.pop("disable_log_requests", None)
+    known = VALUES | BOOLEANS | SWITCHES | LISTS | REPEATED
+    for key in given:
+        if key in RESERVED:
+            raise InvalidRequest(f"Model {config.name!r}: the gateway itself sets vLLM's argument {key!r}.", param=key)
+        if key not in known:
+            raise InvalidRequest(f"Model {config.name!r}: vLLM has no engine argument {key!r}.", param=key)
+    arguments = _DEFAULTS | given
+    if not isinstance(arguments.get("model"), str):
+        raise InvalidRequest(f"Model {config.name!r}: the engine argument 'model' names no weights.", param="model")
+    parallelism = arguments["max_num_seqs"]
+    if not isinstance(parallelism, int) or isinstance(parallelism, bool) or parallelism < 1:
+        raise InvalidRequest(f"Model {config.name!r}: 'max_num_seqs' is not a positive number.", param="max_num_seqs")
+    if arguments.get("runner", "auto") == "auto":
+        # Told rather than guessed by vLLM: the gateway must know what the model offers before it is loaded.
+        arguments["runner"] = "pooling" if arguments.get("convert") in {"embed", "classify"} else "generate"
+    return arguments
+
+
+def _flags(key: str, value: Any) -> Iterator[str]:
+    flag = f"--{key.replace('_', '-')}"
+    if key in BOOLEANS:
+        yield flag if _truth(key, value) else f"--no-{flag[2:]}"
+    elif key in SWITCHES:
+        if _truth(key, value):
+            yield flag
+    elif key in LISTS:
+        yield flag
+        yield from map(_text, value if isinstance(value, list) else [value])
+    elif key in REPEATED:
+        yield from (f"{flag}={_text(item)}" for item in (value if isinstance(value, list) else [value]))
+    else:
+        yield f"{flag}={_text(value)}"
+
+
+def _truth(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"vLLM's argument {key!r} is true or false, not {_text(value)}.", param=key)
+    return value
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,184 @@
+"""The application assembled: every URL in one list, the hot ones ahead of FastAPI's stack."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse
+from fastapi_swagger import patch_fastapi
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from backends.errors import ServingError
+from gateway.body import Receive
+from gateway.errors import render
+from gateway.health import readiness
+from gateway.intake import Scope, serve
+from gateway.openai import chat, completions, embeddings, messages, models, rerank, responses, tokenize
+from gateway.operations import ERROR_SCHEMA, Operation, error_document
+from gateway.plane import Plane
+from gateway.reply import Send
+
+OPERATIONS: tuple[Operation, ...] = (
+    *chat.OPERATIONS,  # /v1/chat/completions
+    *completions.OPERATIONS,  # /v1/completions
+    *embeddings.OPERATIONS,  # /v1/embeddings
+    *responses.OPERATIONS,  # /v1/responses
+    *messages.OPERATIONS,  # /v1/messages /v1/messages/count_tokens
+    *rerank.OPERATIONS,  # /v1/rerank /rerank /v2/rerank /v1/score /score
+    *tokenize.OPERATIONS,  # /tokenize /detokenize
+)
+
+_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+class Endpoint:
+    """One hot path as an ASGI application."""
+
+    def __init__(self, plane: Plane, operation: Operation) -> None:
+        self._plane = plane
+        self._dialect = operation.dialect
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await serve(self._plane, self._dialect, scope, receive, send)
+
+
+class App:
+    """The ASGI application of a server process.
+
+    A request to a hot path goes straight to its endpoint: FastAPI's router and middleware would cost half as much
+    again. The same endpoints stand in FastAPI's routes, which answer 405 to other methods.
+    """
+
+    def __init__(self, plane: Plane) -> None:
+        endpoints = {operation.path: Endpoint(plane, operation) for operation in OPERATIONS}
+        self._hot = endpoints
+        self._fastapi = _fastapi(plane, endpoints)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            endpoint = self._hot.get(scope["path"])
+            if endpoint is not None:
+                await endpoint(scope, receive, send)
+                return
+        await self._fastapi(scope, receive, send)
+
+
+def _fastapi(plane: Plane, endpoints: dict[str, Endpoint]) -> FastAPI:
+    app = FastAPI(
+        title="Tritium",
+        version=version("tritium"),
+        summary="An OpenAI-compatible, streaming generation gateway.",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    patch_fastapi(app, redirect_from_root_to_docs=False)  # the page's script is served from here, not from elsewhere
+    app.router.routes.extend(Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items())
+    app.include_router(_guarded_routes(plane))
+    app.include_router(_open_routes(plane))
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ServingError, _serving_error)
+    app.add_exception_handler(Exception, _internal_error)
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+    return app
+
+
+def _guarded_routes(plane: Plane) -> APIRouter:
+    def authorised(request: Request) -> None:
+        if plane.keys is not None:
+            plane.keys.check(dict(request.headers.raw))
+
+    router = APIRouter(
+        prefix="/v1",
+        tags=["OpenAI"],
+        dependencies=[Depends(authorised)],
+        responses={401: error_document("No known API key."), 404: error_document("Nothing of that name.")},
+    )
+    # What the engine that keeps a response answers is its own.
+    stored: dict[int | str, dict[str, Any]] = {"4XX": error_document("Refused."), "5XX": error_document("No engine.")}
+
+    @router.get("/models", summary="List the models")
+    async def list_models() -> dict[str, Any]:
+        return models.list_models(plane)
+
+    @router.get("/models/{name:path}", summary="Show one model")
+    async def show_model(name: str) -> dict[str, Any]:
+        return models.show_model(plane, name)
+
+    @router.get("/responses/{response_id}", summary="Get a stored response", responses=stored)
+    async def get_response(response_id: str, request: Request) -> Response:  # noqa: ARG001
+        return await responses.stored_response(plane, request)
+
+    @router.delete("/responses/{response_id}", summary="Delete a stored response", responses=stored)
+    async def delete_response(response_id: str, request: Request) -> Response:  # noqa: ARG001
+        return await responses.stored_response(plane, request)
+
+    @router.post("/responses/{response_id}/cancel", summary="Cancel a background response", responses=stored)
+    async def cancel_response(response_id: str, request: Request) -> Response:  # noqa: ARG001
+        return await responses.stored_response(plane, request)
+
+    return router
+
+
+def _open_routes(plane: Plane) -> APIRouter:
+    router = APIRouter(tags=["Health"])
+    unready: dict[int | str, dict[str, Any]] = {503: {"description": "No work should be sent here now."}}
+
+    @router.get("/health/live", summary="Whether the process serves at all")
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @router.get("/health/ready", summary="Whether work should be sent here", responses=unready)
+    @router.get("/health", summary="The same, under vLLM's name", responses=unready)
+    async def ready() -> JSONResponse:
+        ok, body = readiness(plane)
+        return JSONResponse(body, 200 if ok else 503)
+
+    @router.get("/version", summary="The version of the gateway")
+    async def show_version() -> dict[str, str]:
+        return {"version": version("tritium")}
+
+    return router
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What the router raises: no such path (404), another method (405)."""
+    assert isinstance(error, HTTPException)
+    fields = {
+        "message": f"{error.detail}: {request.method} {request.url.path}",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": _CODES.get(error.status_code),
+    }
+    return JSONResponse({"type": "error", "error": fields}, error.status_code, error.headers)
+
+
+async def _serving_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServingError)
+    status, headers, body = render(error)
+    return Response(body, status, {name.decode(): value.decode() for name, value in headers})
+
+
+async def _internal_error(request: Request, _error: Exception) -> Response:
+    """Anything else; the server logs the traceback."""
+    return await _serving_error(
+        request, ServingError("The gateway failed to serve this request.", code="internal_error")
+    )
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        document["paths"] = {operation.path: {"post": operation.document()} for operation in OPERATIONS} | document[
+            "paths"
+        ]
+        document["components"]["schemas"]["Error"] = ERROR_SCHEMA
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{}, {"key": []}]
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,45 @@
+"""Reading a request body: whole and bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from backends.errors import BodyTooLarge, InvalidRequest
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+class ClientLeft(Exception):
+    """The client closed the connection before its body was in."""
+
+
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit_bytes: int) -> bytes:
+    """The request's body. Raises `BodyTooLarge`, `ClientLeft`, and `InvalidRequest` for a compressed one.
+
+    It may raise before the body is in: the server goes on reading and throws the rest away, so that a client
+    that writes everything before it reads still gets the answer and not a reset connection.
+    """
+    declared = headers.get(b"content-length", b"0")
+    if declared.isdigit() and int(declared) > limit_bytes:
+        raise _too_large(limit_bytes)
+    encoding = headers.get(b"content-encoding", b"identity")
+    if encoding != b"identity":
+        name = encoding.decode("latin-1")
+        raise InvalidRequest(f"Content-Encoding {name!r} is not supported: send the body as it is.")
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit_bytes:
+            raise _too_large(limit_bytes)
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(limit_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The request body is over the limit of {limit_bytes} bytes.")

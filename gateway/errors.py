@@ -1,0 +1,93 @@
+"""The one table: kind of error → HTTP status and OpenAI type; and OpenAI's envelope for any error body."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from backends import errors
+from backends.errors import ServingError
+from backends.model import Headers
+
+# The first class that matches wins, so the special ones stand before the general.
+TABLE: tuple[tuple[type[ServingError], int, str], ...] = (
+    (errors.BodyTooLarge, 413, "invalid_request_error"),
+    (errors.InvalidRequest, 400, "invalid_request_error"),
+    (errors.NotAuthenticated, 401, "authentication_error"),
+    (errors.ModelNotFound, 404, "invalid_request_error"),
+    (errors.NotFound, 404, "invalid_request_error"),
+    (errors.DeadlineExceeded, 504, "timeout_error"),
+    (errors.Overloaded, 429, "rate_limit_error"),
+    (errors.Unavailable, 503, "service_unavailable_error"),
+    (errors.UpstreamTimeout, 504, "timeout_error"),
+    (errors.UpstreamError, 502, "server_error"),
+    (ServingError, 500, "server_error"),
+)
+
+_TYPE_BY_STATUS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "invalid_request_error",
+    429: "rate_limit_error",
+}
+
+
+def status_and_type(error: ServingError) -> tuple[int, str]:
+    return next((status, type_) for kind, status, type_ in TABLE if isinstance(error, kind))
+
+
+def envelope(error: ServingError) -> dict[str, Any]:
+    """`{"error": {message, type, param, code}}`, with the `type: error` beside it that Anthropic's clients read."""
+    fields = {
+        "message": error.message,
+        "type": status_and_type(error)[1],
+        "param": error.param,
+        "code": error.code,
+    }
+    return {"type": "error", "error": fields}
+
+
+def render(error: ServingError) -> tuple[int, Headers, bytes]:
+    """The error as an HTTP answer: status, header fields without the length, body."""
+    body = msgspec.json.encode(envelope(error))
+    headers = [(b"content-type", b"application/json")]
+    wait = error.retry_after_seconds
+    if wait is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(wait))))
+        headers.append((b"retry-after-ms", b"%d" % max(1, round(wait * 1000))))
+    if isinstance(error, errors.DeadlineExceeded):
+        headers.append((b"x-should-retry", b"false"))  # the client's time is up: the SDK would spend it again
+    return status_and_type(error)[0], headers, body
+
+
+def from_engine(status: int, body: bytes) -> dict[str, Any]:
+    """An engine's error body of whatever shape, in OpenAI's envelope.
+
+    Shapes seen: OpenAI's own; `{"error": {"code": 400, "message", "type"}}` (llama.cpp); `{"error": "text"}` and
+    the flat `{"object": "error", "message", "type", "param", "code"}` (TensorRT-LLM); `{"detail": …}` (FastAPI);
+    plain text.
+    """
+    try:
+        decoded: object = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        decoded = body.decode("utf-8", "replace").strip()
+    fields: dict[str, Any] = {}
+    if isinstance(decoded, dict):
+        inner = decoded.get("error", decoded.get("detail", decoded))
+        fields = inner if isinstance(inner, dict) else {"message": inner}
+    elif decoded:
+        fields = {"message": decoded}
+    message, code = fields.get("message"), fields.get("code")
+    if not isinstance(message, str):
+        message = msgspec.json.encode(message).decode() if message is not None else f"The engine answered {status}."
+    fallback = _TYPE_BY_STATUS.get(status, "invalid_request_error" if status < 500 else "server_error")
+    type_ = fields.get("type")
+    answer = {
+        "message": message,
+        "type": type_ if isinstance(type_, str) and type_ else fallback,
+        "param": fields.get("param"),
+        "code": code if isinstance(code, str | int) else None,
+    }
+    return {"type": "error", "error": answer}

@@ -1,0 +1,165 @@
+"""The metrics port, in the supervisor: what all server processes have counted, and the engines' own metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+
+import msgspec
+import uvicorn
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
+from prometheus_client.registry import Collector
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from backends.engine.probe import get
+from backends.errors import ServingError
+from backends.model import Endpoint, State
+from gateway.exposition import DEAD, engine_families, fold, gateway_families
+from gateway.snapshot import ModelStatus
+from gateway.telemetry import Payload
+
+_ENGINE_ROUTE = "/metrics"
+_ENGINE_SECONDS = 2.0
+_ENGINE_LIMIT_BYTES = 8 * 1024 * 1024
+_STOP_SECONDS = 1
+
+
+class Ledger:
+    """The last payload of each server process, and the sum of those that have ended: what `MetricsServer` asks for.
+
+    The key of a living process is its index, which becomes a label. One that does not answer a scrape keeps its
+    last payload; its successor under the same index starts anew once it is buried.
+    """
+
+    def __init__(self) -> None:
+        self._living: dict[str, bytes] = {}
+        self._dead: Payload | None = None
+
+    def keep(self, key: str, payload: bytes) -> None:
+        self._living[key] = payload
+
+    def bury(self, key: str) -> None:
+        """The process of this key has ended; unknown keys are ignored."""
+        payload = self._living.pop(key, None)
+        if payload is not None:
+            ended = _decode(payload)
+            self._dead = ended if self._dead is None else fold(self._dead, ended)
+
+    def entries(self) -> list[tuple[str, bytes]]:
+        dead = [] if self._dead is None else [(DEAD, msgspec.msgpack.encode(self._dead))]
+        return [*self._living.items(), *dead]
+
+
+class MetricsServer:
+    """HTTP on the metrics port: `/metrics`, `/metrics/engines`, `/health`. Bound once `start` has returned.
+
+    `counters` asks the server processes: (process index, or `DEAD` before it, and payload) each.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        counters: Callable[[], Awaitable[list[tuple[str, bytes]]]],
+        statuses: Callable[[], Sequence[ModelStatus]],
+        version: str,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self._counters = counters
+        self._statuses = statuses
+        self._version = version
+        self._server: _Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Bind and serve; port 0 becomes the one that the system gave. Raises `OSError` when the port is taken."""
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        listener = socket.create_server((self.host, self.port), family=family)
+        self.port = listener.getsockname()[1]
+        app = Starlette(
+            routes=[
+                Route("/metrics", self._metrics),
+                Route("/metrics/engines", self._engines),
+                Route("/health", self._health),
+            ]
+        )
+        config = uvicorn.Config(
+            app,
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_STOP_SECONDS,
+        )
+        self._server = _Server(config)
+        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="metrics port")
+
+    async def stop(self) -> None:
+        """Finish the scrapes under way, a second at most, and close the port."""
+        if self._server is not None and self._serving is not None:
+            self._server.should_exit = True
+            await self._serving
+            self._server = self._serving = None
+
+    async def _health(self, _request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def _metrics(self, request: Request) -> Response:
+        parts = [(key, _decode(payload)) for key, payload in await self._counters()]
+        registry = CollectorRegistry()
+        registry.register(_Families(gateway_families(parts, self._statuses(), self._version)))
+        ProcessCollector(registry=registry)
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"content-type": content_type})
+
+    async def _engines(self, _request: Request) -> Response:
+        ready = [
+            (status.config.name, endpoint)
+            for status in self._statuses()
+            for endpoint in status.endpoints
+            if endpoint.state is State.READY
+        ]
+        bodies = await asyncio.gather(*(self._scrape(endpoint) for _, endpoint in ready))
+        answers = [(model, endpoint.id, body) for (model, endpoint), body in zip(ready, bodies, strict=True)]
+        # Parsing is pure Python, 10 ms for a large engine: restarts and health checks must not wait for it.
+        text = await asyncio.to_thread(lambda: generate_latest(_Families(engine_families(answers))))
+        # Always the text format: engines speak it, and OpenMetrics forbids names that it allows.
+        return Response(text, headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
+
+    async def _scrape(self, endpoint: Endpoint) -> bytes | None:
+        try:
+            status, body = await get(endpoint.address, _ENGINE_ROUTE, _ENGINE_SECONDS, _ENGINE_LIMIT_BYTES)
+        except ServingError:
+            return None
+        return body if status == 200 else None
+
+
+def _decode(payload: bytes) -> Payload:
+    return msgspec.msgpack.decode(payload, type=Payload)
+
+
+class _Families(Collector):
+    """Families that are collected once."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn as a guest: signals are the supervisor's."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield

@@ -1,0 +1,95 @@
+"""The hot path: an answer's bytes to the client, as they come from the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from time import monotonic
+from typing import Any
+
+import msgspec
+
+from backends.errors import UpstreamError, UpstreamProtocolError
+from backends.model import Headers, OpenAIResponse
+from gateway.errors import from_engine
+from gateway.events import Events, usage_of
+from gateway.reply import Reply
+from gateway.telemetry import Exchange
+from gateway.watch import Watch
+
+_EVENT_STREAM = b"text/event-stream"
+_CONTENT_TYPE = b"content-type"
+
+
+def is_stream(headers: Headers) -> bool:
+    """Whether an answer with these header fields is an event stream."""
+    return any(name == _CONTENT_TYPE and value.startswith(_EVENT_STREAM) for name, value in headers)
+
+
+async def relay_stream(
+    response: OpenAIResponse, events: Events, ends: tuple[bytes, ...], record: Exchange, watch: Watch, reply: Reply
+) -> None:
+    """Forward a stream that is whole when its last event starts with one of `ends`.
+
+    Each read of the engine's socket is forwarded from within that read, with no task in between. Raises
+    `UpstreamError` when the engine breaks off or reports an error; what came before has been sent by then.
+    """
+    wire = reply.wire
+    broken = UpstreamError("The engine reported an error in its stream.")
+
+    def forward(data: bytes) -> Coroutine[Any, Any, None] | None:
+        record.chunk()
+        whole = events.feed(data)
+        if whole:
+            if not reply.status:
+                return begin(whole)
+            wire.chunk(whole)
+            watch.written_at = watch.engine_since = record.last_chunk_at
+            if events.failed:
+                raise broken
+            if wire.paused:
+                return drained()
+        return None
+
+    async def begin(whole: bytes) -> None:
+        watch.first = False
+        await reply.start_stream(response.status, response.headers)
+        wire.chunk(whole)
+        if events.failed:
+            raise broken
+        await drained()
+
+    async def drained() -> None:
+        watch.engine_since = 0.0  # it is the client that is slow
+        await wire.drained()
+        watch.written_at = watch.engine_since = monotonic()
+
+    try:
+        await response.body.pump(forward)
+        if not events.failed and not events.ended_with(ends):
+            raise UpstreamProtocolError("The engine ended its stream before the answer was complete.")
+    finally:
+        record.answered()
+        record.prompt_tokens, record.completion_tokens = events.prompt_tokens, events.completion_tokens
+    watch.close()
+    await reply.end()
+    record.done(reply.status)
+
+
+async def relay_whole(response: OpenAIResponse, record: Exchange, watch: Watch, reply: Reply) -> None:
+    """Cases: an answer; an engine's error, put into the envelope; either, when a keep-alive began a stream already."""
+    body = b"".join([data async for data in response.body])
+    record.answered()
+    status, headers = response.status, response.headers
+    failure = from_engine(status, body) if status >= 400 else None
+    if reply.status and failure is None:
+        raise UpstreamProtocolError("The engine sent no event stream, though one was asked for.")
+    watch.close()
+    if failure is None:
+        record.prompt_tokens, record.completion_tokens = usage_of(body)
+        await reply.whole(status, headers, body)
+    elif reply.status:
+        await reply.end_with(failure)
+    else:
+        fields = [(name, value) for name, value in headers if name != _CONTENT_TYPE]
+        await reply.whole(status, [*fields, (_CONTENT_TYPE, b"application/json")], msgspec.json.encode(failure))
+    record.done(reply.status)

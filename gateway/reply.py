@@ -1,0 +1,86 @@
+"""The answer to one client: its head, its bytes, its signs of life, and how it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, MutableMapping
+from typing import Any
+
+from backends.errors import ServingError
+from backends.model import Headers
+from gateway.dialect import Dialect
+from gateway.errors import envelope, render
+from gateway.wire import Wire
+
+Send = Callable[[MutableMapping[str, Any]], Coroutine[Any, Any, None]]
+
+_STREAM_FIELDS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+_STREAM_TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
+_KEEP_ALIVE = b": keep-alive\n\n"  # never with `id:` or `retry:`: the SDK takes such a comment for an event
+# How long a client that reads slowly, or not at all, may take to read why its stream ended.
+_FAREWELL_SECONDS = 5.0
+
+
+class Reply:
+    """What goes out. `status` is 0 until the head did; after that an error can only be an event of the stream."""
+
+    __slots__ = ("_dialect", "_request_id", "send", "status", "wire")
+
+    def __init__(self, dialect: Dialect, request_id: bytes, wire: Wire, send: Send) -> None:
+        self._dialect = dialect
+        self._request_id = request_id
+        self.wire = wire
+        self.send = send
+        self.status = 0
+
+    async def start(self, status: int, headers: Headers) -> None:
+        self.status = status
+        await self.send(self._head(status, headers))
+
+    async def start_stream(self, status: int, headers: Headers) -> None:
+        await self.start(status, [*headers, *_STREAM_FIELDS])
+
+    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """An answer in one piece. `headers` leave the length out."""
+        await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+        await self.end(body)
+
+    async def end(self, last: bytes = b"") -> None:
+        await self.send({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def end_with(self, failure: dict[str, Any]) -> None:
+        """An error envelope as the last event of a stream."""
+        await self.end(self._dialect.failure(failure))
+
+    async def fail(self, error: ServingError, *, close: bool) -> int:
+        """Say what went wrong, by a status before the first byte, by an event after it; the status the client saw.
+
+        `close`: the client shall not use this connection again.
+        """
+        status, headers, body = render(error)
+        sent = self.status or status
+        try:
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                if self.status:
+                    await self.end_with(envelope(error))
+                else:
+                    await self.whole(status, [*headers, (b"connection", b"close")] if close else headers, body)
+        except TimeoutError:
+            pass  # it reads nothing: the server closes the connection
+        return sent
+
+    def keep_alive(self) -> None:
+        """Show a silent stream's client that somebody is there. A client that has yet to read needs no such sign."""
+        if self.wire.paused:
+            return
+        if not self.status:
+            self.status = 200
+            head = self.send(self._head(200, [_STREAM_TYPE, *_STREAM_FIELDS]))
+            with contextlib.suppress(StopIteration):
+                head.send(None)  # no task: it does not wait where the wire is not paused
+        self.wire.chunk(_KEEP_ALIVE)
+
+    def _head(self, status: int, headers: Headers) -> dict[str, Any]:
+        fields = [*headers, (b"x-request-id", self._request_id)]
+        return {"type": "http.response.start", "status": status, "headers": fields}

@@ -1,0 +1,170 @@
+"""A server process: takes its socket and its snapshots from the supervisor, serves, drains, stops."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from time import monotonic
+
+import uvicorn
+import uvloop
+
+from backends.errors import Unavailable
+from backends.kinds import find_kind
+from gateway.access_log import AccessLog, NoLog
+from gateway.app import App
+from gateway.auth import Keys
+from gateway.channel import Channel
+from gateway.plane import Plane
+from gateway.registry import Registry
+from gateway.settings import Settings
+from gateway.snapshot import Counters, Drain, Scrape, Serving, Snapshot
+from gateway.telemetry import Telemetry
+from gateway.wire import wired_protocol
+
+SETTINGS_VARIABLE = "TRITIUM_SERVER_SETTINGS"
+
+# Longer than what stands in front (60 s is usual): a proxy must be the one to close a connection that it may reuse.
+_KEEP_ALIVE_SECONDS = 75
+_BACKLOG = 4096
+_POLL_SECONDS = 0.02
+_FAREWELL_SECONDS = 6
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: when to stop is the supervisor's to say."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class ServerProcess:
+    """One data plane on one listening socket, led by one control channel."""
+
+    def __init__(self, settings: Settings, listener: socket.socket, channel: Channel) -> None:
+        keys = Keys.read(str(settings.api_key_file) if settings.api_key_file else None)
+        registry = Registry(
+            lambda backend: find_kind(backend).connect, share=settings.workers, max_queue_size=settings.max_queue_size
+        )
+        log = AccessLog(sys.stdout.fileno()) if settings.access_log else NoLog()
+        self._plane = Plane(settings, registry, keys, Telemetry(registry.connections, log))
+        self._listener = listener
+        self._channel = channel
+        self._drain_asked = asyncio.Event()
+        self._drain_seconds = settings.exit_timeout_secs
+        self._server = _Server(
+            uvicorn.Config(
+                App(self._plane),
+                http=wired_protocol(),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                log_level="error",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                backlog=_BACKLOG,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=_FAREWELL_SECONDS,
+            )
+        )
+
+    async def run(self) -> int:
+        """Serve until drained (0) or until the supervisor is gone (1)."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._drain_asked.set)
+        loop.add_signal_handler(signal.SIGINT, lambda: None)  # of the terminal: the supervisor has it too
+        self._plane.telemetry.start()
+        first = asyncio.Event()
+        following = asyncio.create_task(self._follow(first))
+        draining = asyncio.create_task(self._drain())
+        try:
+            await asyncio.wait({following, asyncio.create_task(first.wait())}, return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                return 1
+            serving = asyncio.create_task(self._server.serve([self._listener]))
+            await self._announce()
+            # What lives now lives for ever: the collector need not look at it again.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(20_000, 50, 100)
+            await asyncio.wait({following, serving}, return_when=asyncio.FIRST_COMPLETED)
+            if not serving.done():
+                return 1  # the control channel ended: so has the supervisor, and with it the engines
+            await serving
+            return 0
+        finally:
+            following.cancel()
+            draining.cancel()
+            self._plane.telemetry.stop()
+            self._plane.registry.close()
+
+    async def _announce(self) -> None:
+        while not self._server.started:  # noqa: ASYNC110  # uvicorn has a flag, no event
+            await asyncio.sleep(_POLL_SECONDS)
+        await self._channel.send(Serving(os.getpid()))
+
+    async def _follow(self, first: asyncio.Event) -> None:
+        """Do what the supervisor says, until its end of the channel closes."""
+        plane = self._plane
+        while True:
+            try:
+                message = await self._channel.receive()
+            except EOFError:
+                return
+            if isinstance(message, Snapshot):
+                plane.telemetry.know(status.config.name for status in message.models)
+                plane.registry.apply(message)
+                first.set()
+            elif isinstance(message, Scrape):
+                await self._channel.send(Counters(message.id, plane.telemetry.payload()))
+            elif isinstance(message, Drain):
+                self._drain_seconds = message.seconds
+                self._drain_asked.set()
+
+    async def _drain(self) -> None:
+        """Once asked: refuse new work at once, let what is under way finish, cut what does not, then stop."""
+        await self._drain_asked.wait()
+        plane = self._plane
+        plane.draining = True
+        await self._wait_for_exchanges(self._drain_seconds)
+        for watch in tuple(plane.clock.members):
+            watch.interrupt(Unavailable("The server is shutting down and could not wait for this answer any longer."))
+        await self._wait_for_exchanges(_FAREWELL_SECONDS)
+        self._server.should_exit = True
+
+    async def _wait_for_exchanges(self, seconds: float) -> None:
+        give_up_at = monotonic() + seconds
+        while self._plane.clock.members and monotonic() < give_up_at:  # noqa: ASYNC110  # an event costs each request
+            await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _run(listen_fd: int, control_fd: int) -> int:
+    settings = Settings.model_validate_json(os.environ.pop(SETTINGS_VARIABLE))
+    channel = await Channel.open(socket.socket(fileno=control_fd))
+    return await ServerProcess(settings, socket.socket(fileno=listen_fd), channel).run()
+
+
+def main() -> None:
+    """Entry point of `python -m gateway.server`, which only the supervisor starts."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--listen-fd", type=int, required=True)
+    parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--index", type=int, default=0)
+    arguments = parser.parse_args()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    sys.exit(uvloop.run(_run(arguments.listen_fd, arguments.control_fd)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Every setting of the gateway: one frozen object, read once from flags, environment, TOML file and defaults."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+VARIABLE_PREFIX = "TRITIUM_"
+"""What the name of an environment variable starts with; the rest is the setting's name in capitals."""
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; the message has one line a fault, each naming where the value came from."""
+
+
+def _separated(value: object) -> object:
+    """Split a value of the environment at its commas; flags and files have lists already."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _setting(group: str, default: object, description: str, **limits: Any) -> Any:
+    return Field(default, description=description, json_schema_extra={"group": group}, **limits)
+
+
+class Settings(BaseModel):
+    """What `tritium serve` runs with; durations in seconds.
+
+    Built by `read`; passed to server processes as JSON, which reads no environment. A field's description is its
+    documentation everywhere, its group the heading it has there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model_repository: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_separated)] = _setting(
+        "Models", (Path("model_repository"),), "Folder with one folder a model; several may be given.", min_length=1
+    )
+    model_control_mode: Literal["none", "poll", "explicit"] = _setting(
+        "Models",
+        "none",
+        "Load all models at the start (none), follow changes too (poll), or load those named (explicit).",
+    )
+    load_model: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_separated)] = _setting(
+        "Models", (), "Model to load at the start in explicit mode, * for all; several may be given."
+    )
+    model_config_name: str = _setting("Models", "", "Take configs/NAME.pbtxt of each model that has it.")
+    engines_dir: Path = _setting("Models", Path(".engines"), "Folder with the engines' environments, one a kind.")
+
+    host: str = _setting("Listening", "127.0.0.1", "Address to listen on.", min_length=1)
+    http_port: int = _setting("Listening", 8000, "Port of the OpenAI API.", ge=0, le=65535)
+    metrics_port: int = _setting("Listening", 8002, "Port of /metrics and /metrics/engines.", ge=0, le=65535)
+    workers: int = _setting("Listening", 1, "Server processes that share the port and all engines.", ge=1, le=256)
+    api_key_file: Path | None = _setting("Listening", None, "File with the API keys that are let in, one a line.")
+    insecure: bool = _setting("Listening", False, "Allow an address other than loopback without API keys.")
+
+    request_timeout: float = _setting("Limits", 600.0, "Longest a request may take, its wait included.", gt=0)
+    first_token_timeout: float = _setting("Limits", 300.0, "Longest wait for an engine's first token.", gt=0)
+    stall_timeout: float = _setting("Limits", 120.0, "Longest silence between two tokens.", gt=0)
+    keepalive_seconds: float = _setting("Limits", 15.0, "Silence on a stream before a keep-alive comment.", gt=0)
+    max_body_bytes: int = _setting("Limits", 64 * 1024 * 1024, "Largest request body, in bytes.", gt=0)
+    max_queue_size: int = _setting("Limits", 1024, "Requests that may wait for one model before 429.", ge=0)
+
+    exit_timeout_secs: float = _setting("Processes", 30.0, "How long streams may go on after SIGTERM.", ge=0)
+    health_interval: float = _setting("Processes", 1.0, "Pause between two looks at an engine's health.", gt=0)
+    max_restarts: int = _setting("Processes", 5, "Give an engine up after so many restarts.", ge=0)
+    strict_readiness: bool = _setting("Processes", False, "Be ready only while every model is.")
+    runtime_dir: Path | None = _setting("Processes", None, "Folder for Unix sockets; a temporary one by default.")
+    access_log: bool = _setting("Logs", True, "Log one line a request.")
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("Logs", "info", "Least that is logged.")
+
+    @model_validator(mode="after")
+    def _is_guarded(self) -> Settings:
+        if not (self.insecure or self.api_key_file or _is_loopback(self.host)):
+            raise ValueError(
+                f"host {self.host} would let in anybody who reaches it: name a file of API keys with --api-key-file, "
+                "or say --insecure where something else guards the port"
+            )
+        return self
+
+
+def read(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) -> Settings:
+    """Settings from `flags` (those that were given), over the environment, over a TOML file, over the defaults.
+
+    The file is `config`, else the one TRITIUM_CONFIG names, else there is none. Raises `SettingsError`.
+    """
+    given = dict(flags or {})
+    named = config or os.environ.get(f"{VARIABLE_PREFIX}CONFIG")
+    file = _table(Path(named)) if named else {}
+
+    class Layers(Settings, BaseSettings):
+        model_config = SettingsConfigDict(env_prefix=VARIABLE_PREFIX, env_ignore_empty=True)
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, file)
+
+    try:
+        layers = Layers(**given)
+    except ValidationError as error:
+        faults = [_fault(fault["loc"], fault["msg"], given, file, named) for fault in error.errors()]
+        raise SettingsError("\n".join(faults)) from error
+    return Settings.model_construct(**dict(layers))
+
+
+def flag(name: str) -> str:
+    """The command line's name of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def shown(default: object) -> str:
+    """A default as the help and the README show it; empty where there is none."""
+    if isinstance(default, bool):
+        return "on" if default else ""
+    if isinstance(default, tuple):
+        return ", ".join(map(str, default))
+    if isinstance(default, float):
+        return f"{default:g}"
+    return "" if default is None else str(default)
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingsError(f"{path}: {error}") from error
+
+
+def _fault(
+    location: tuple[int | str, ...],
+    message: str,
+    given: Mapping[str, object],
+    file: Mapping[str, object],
+    named: Path | str | None,
+) -> str:
+    """One line for one fault. Cases: a rule between settings, a flag, a variable, an unknown key, a key of the file."""
+    message = message.removeprefix("Value error, ")
+    if not location:
+        return message
+    name = str(location[0])
+    if name in given:
+        return f"{flag(name)}: {message}, not {given[name]!r}"
+    variable = VARIABLE_PREFIX + name.upper()
+    if os.environ.get(variable):
+        return f"{variable}: {message}, not {os.environ[variable]!r}"
+    if name not in Settings.model_fields:
+        near = get_close_matches(name, Settings.model_fields, n=1)
+        return f"{named}: unknown setting {name!r}" + (f", did you mean {near[0]!r}?" if near else "")
+    return f"{named}: {name}: {message}, not {file[name]!r}"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,236 @@
+"""The control plane: model repository → running endpoints → snapshots for the server processes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+
+from backends.errors import ModelNotFound, ServingError
+from backends.kinds import find_kind
+from backends.model import Capability, Endpoints, OpenAIModel, State
+from gateway.announcement import announcement, base_url, failures
+from gateway.children import SERVER_ARGV, ServerChild
+from gateway.loading import LoadedModel, choose, prepare
+from gateway.metrics import Ledger, MetricsServer
+from gateway.settings import Settings
+from gateway.snapshot import ModelStatus, Snapshot
+
+_BACKLOG = 4096
+_SCRAPE_SECONDS = 1.0
+# A server process cuts what is left after its time to drain, and says farewell to its clients.
+_DRAIN_SLACK_SECONDS = 15.0
+
+
+async def supervise(settings: Settings, *, server_argv: Sequence[str] = SERVER_ARGV) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status.
+
+    0 after a drain; 1 when nothing could be served: a port that is taken, no repository, every model failed, the
+    server processes do not start. A second SIGINT ends everything at once. No process is left when it returns.
+    """
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    try:
+        with _runtime_dir(settings) as runtime_dir, _listening(settings) as listeners:
+            return await _Supervisor(settings, runtime_dir, listeners, server_argv).run()
+    except ServingError as error:
+        return _refuse(error.message)
+    except OSError as error:
+        return _refuse(str(error))
+
+
+class _Supervisor:
+    def __init__(
+        self, settings: Settings, runtime_dir: str, listeners: list[socket.socket], server_argv: Sequence[str]
+    ) -> None:
+        self._settings = settings
+        self._runtime_dir = runtime_dir
+        self._listeners = listeners
+        self._exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._hurrying = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._models: list[LoadedModel] = []
+        self._snapshot = Snapshot((), settled=False)
+        self._ledger = Ledger()
+        settings_json = settings.model_dump_json()
+        self._children = [
+            ServerChild(
+                index, listener, lambda: self._snapshot, self._ledger, settings_json=settings_json, argv=server_argv
+            )
+            for index, listener in enumerate(listeners)
+        ]
+        self._metrics = MetricsServer(
+            settings.host, settings.metrics_port, self._counters, lambda: self._snapshot.models, version("tritium")
+        )
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._leave, 0)
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        engines: list[asyncio.Task[None]] = []
+        servers: list[asyncio.Task[None]] = []
+        watching: list[asyncio.Task[None]] = []
+        try:
+            await self._metrics.start()
+            chosen = await asyncio.to_thread(choose, self._settings)
+            self._models = await prepare(chosen, self._settings, self._runtime_dir, self._changed)
+            self._changed.set()
+            watching = [asyncio.create_task(self._publish()), asyncio.create_task(self._welcome())]
+            engines = [
+                asyncio.create_task(endpoint.run(), name=endpoint.id)
+                for model in self._models
+                for endpoint in model.endpoints
+            ]
+            servers = [asyncio.create_task(child.run(), name=f"server {child.index}") for child in self._children]
+            # Only a server process that is given up, or a fault of ours, ends one of the others.
+            ends: list[asyncio.Future[int] | asyncio.Future[None]] = [self._exit, *servers, *watching]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for task in (*servers, *watching):
+                if task.done():
+                    task.result()
+            await self._drain(servers)
+            return self._exit.result() if self._exit.done() else 1
+        finally:
+            for tasks in (servers, engines, watching):
+                await self._end(tasks)
+            sys.stderr.write(failures(model.status() for model in self._models))
+            await self._metrics.stop()
+            loop.remove_signal_handler(signal.SIGTERM)
+            loop.remove_signal_handler(signal.SIGINT)
+
+    def _leave(self, status: int) -> None:
+        if not self._exit.done():
+            self._exit.set_result(status)
+
+    def _interrupt(self) -> None:
+        """The first SIGINT drains, the second ends everything at once."""
+        if self._exit.done():
+            self._hurrying.set()
+        self._leave(0)
+
+    async def _publish(self) -> None:
+        """Give each change to every server process, several within one turn of the loop as one."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            settled = self._snapshot.settled or all(model.settled for model in self._models)
+            self._snapshot = Snapshot(tuple(model.status() for model in self._models), settled)
+            for child in self._children:
+                child.notify()
+            if settled:
+                self._settled.set()
+
+    async def _welcome(self) -> None:
+        """Once every model is ready or has failed: say what is served, or leave when nothing is."""
+        await self._settled.wait()
+        models = self._snapshot.models
+        if models and all(status.state is State.FAILED for status in models):
+            sys.stderr.write("No model could be loaded.\n")
+            self._leave(1)
+            return
+        for child in self._children:
+            await child.serving.wait()
+        settings = self._settings
+        text = announcement(
+            base_url(settings.host, self._listeners[0].getsockname()[1]),
+            base_url(settings.host, self._metrics.port),
+            models,
+            chat_model=next((status.config.name for status in models if _can_chat(status)), None),
+            has_keys=settings.api_key_file is not None,
+        )
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        await asyncio.wait((self._exit,))
+
+    async def _counters(self) -> list[tuple[str, bytes]]:
+        await asyncio.gather(*(child.collect(_SCRAPE_SECONDS) for child in self._children))
+        return self._ledger.entries()
+
+    async def _drain(self, servers: Sequence[asyncio.Task[None]]) -> None:
+        """Let the server processes finish what they have accepted: the engines serve them until then."""
+        for listener in self._listeners:
+            listener.close()
+        for child in self._children:
+            child.drain(self._settings.exit_timeout_secs)
+        await self._wait(servers, self._settings.exit_timeout_secs + _DRAIN_SLACK_SECONDS)
+
+    async def _end(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        """Cancel them and wait; cancel them again, which makes them give up their patience, in a hurry."""
+        for task in tasks:
+            task.cancel()
+        await self._wait(tasks)
+        while not all(task.done() for task in tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _wait(self, tasks: Sequence[asyncio.Task[None]], seconds: float | None = None) -> None:
+        """Until all are done, the time is over or there is a hurry."""
+        if not tasks:
+            return
+        hurrying = asyncio.create_task(self._hurrying.wait())
+        waiting = asyncio.create_task(asyncio.wait(tasks))
+        await asyncio.wait((hurrying, waiting), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in (hurrying, waiting):
+            task.cancel()
+        await asyncio.wait((hurrying, waiting))
+
+
+def _can_chat(status: ModelStatus) -> bool:
+    if status.state is not State.READY:
+        return False
+    try:
+        model = find_kind(status.config.backend).connect(status.config, Endpoints(), _Nobody())
+    except ServingError:
+        return False
+    return Capability.CHAT in model.capabilities
+
+
+class _Nobody:
+    """The models that a model may call, where none is called."""
+
+    def openai(self, name: str) -> OpenAIModel:
+        raise ModelNotFound(f"The model '{name}' does not exist.")
+
+
+@contextmanager
+def _runtime_dir(settings: Settings) -> Iterator[str]:
+    """The folder of the Unix sockets: the one of the settings, else a temporary one of our own."""
+    if settings.runtime_dir is not None:
+        settings.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        yield str(settings.runtime_dir.absolute())
+    else:
+        with tempfile.TemporaryDirectory(prefix="tritium-", ignore_cleanup_errors=True) as folder:
+            yield folder
+
+
+@contextmanager
+def _listening(settings: Settings) -> Iterator[list[socket.socket]]:
+    """One listening socket a server process, all on the same port, among which the kernel divides connections."""
+    address, count = (settings.host, settings.http_port), settings.workers
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with ExitStack() as stack:
+        # Alone first: with SO_REUSEPORT, a second gateway would get half of the first one's connections.
+        listener = stack.enter_context(socket.create_server(address, family=family, backlog=_BACKLOG))
+        if count == 1:
+            yield [listener]
+            return
+        address = listener.getsockname()[:2]
+        listener.close()
+        yield [
+            stack.enter_context(socket.create_server(address, family=family, backlog=_BACKLOG, reuse_port=True))
+            for _ in range(count)
+        ]
+
+
+def _refuse(reason: str) -> int:
+    sys.stderr.write(f"tritium: {reason}\n")
+    return 1

@@ -1,0 +1,124 @@
+"""Watches one exchange: its client's departure, its deadline, the engine's silence, the stream's keep-alive."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from backends.errors import DeadlineExceeded, InvalidRequest, ServingError, UpstreamTimeout
+from gateway.settings import Settings
+from gateway.wire import Wire
+
+_NEVER = float("inf")
+
+
+class Watch:
+    """Interrupts the task that serves a request, by cancelling it: `left` or `error` then says why.
+
+    The relay says what it waits for: `engine_since` is set while the engine is silent, `first` until its first
+    bytes came, `keep_alive` (seconds; 0 for none) writes a comment through `on_silence`.
+    """
+
+    __slots__ = (
+        "_settings",
+        "_task",
+        "_wire",
+        "deadline",
+        "due",
+        "engine_since",
+        "error",
+        "first",
+        "left",
+        "on_silence",
+        "written_at",
+    )
+
+    def __init__(self, settings: Settings, task: asyncio.Task[Any], wire: Wire, deadline: float) -> None:
+        self._settings = settings
+        self._task = task
+        self._wire = wire
+        self.deadline = self.due = deadline
+        self.left = False
+        self.error: ServingError | None = None
+        self.engine_since = 0.0
+        self.first = True
+        self.written_at = 0.0
+        self.on_silence: Callable[[], None] | None = None
+
+    def shorten(self, deadline: float) -> None:
+        """The client's own deadline, in `time.monotonic()` seconds; the server's still holds."""
+        self.deadline = self.due = min(self.deadline, deadline)
+
+    def departure(self) -> None:
+        """From now on the client's leaving interrupts."""
+        wire = self._wire
+        wire.resume_reading()  # uvicorn may have paused it behind a large body: a departure would go unseen
+        wire.on_lost = self._client_left
+        if wire.lost:
+            self._client_left()
+
+    def stream(self, on_silence: Callable[[], None]) -> None:
+        """The answer is a stream: from now on stalls and keep-alives are looked after too."""
+        self.on_silence = on_silence
+        self.written_at = monotonic()
+        self._plan()
+
+    def close(self) -> None:
+        """Stop watching the client. Harmless when repeated."""
+        self.on_silence = None
+        self.deadline = _NEVER
+        self._wire.on_lost = None
+
+    def tick(self, now: float) -> None:
+        if now >= self.deadline:
+            self.interrupt(DeadlineExceeded("The request did not finish before its deadline."))
+        elif self.on_silence is not None:
+            if self.engine_since and now >= self.engine_since + self._patience():
+                what = "sent no first token" if self.first else "sent nothing more"
+                self.interrupt(UpstreamTimeout(f"The engine {what} within {self._patience():g} s."))
+                return
+            if now >= self.written_at + self._settings.keepalive_seconds:
+                self.written_at = now
+                self.on_silence()
+            self._plan()
+
+    def interrupt(self, error: ServingError) -> None:
+        """End the exchange with `error`, unless it is ending already."""
+        self.deadline = self.due = _NEVER
+        self.on_silence = None
+        if self.error is None and not self.left:
+            self.error = error
+            self._task.cancel()
+
+    def _patience(self) -> float:
+        return self._settings.first_token_timeout if self.first else self._settings.stall_timeout
+
+    def _plan(self) -> None:
+        # `written_at`, `engine_since` and `first` move with each chunk: when `due` comes they are looked at again.
+        settings = self._settings
+        now = monotonic()
+        silence = min(settings.first_token_timeout, settings.stall_timeout)
+        self.due = min(
+            self.deadline,
+            self.written_at + settings.keepalive_seconds,
+            max(now, (self.engine_since or now) + silence),
+        )
+
+    def _client_left(self) -> None:
+        if not self.left:
+            self.left = True
+            self._task.cancel()
+
+
+def read_timeout(milliseconds: bytes) -> float:
+    """The value of `X-Request-Timeout-Ms` in seconds. Raises `InvalidRequest`."""
+    try:
+        seconds = float(milliseconds) / 1000
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < _NEVER:
+        text = milliseconds.decode("latin-1")
+        raise InvalidRequest(f"X-Request-Timeout-Ms must be a positive number of milliseconds, not {text!r}.")
+    return seconds

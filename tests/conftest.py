@@ -1,0 +1,51 @@
+"""Fixtures of several test modules, and the rules of the slow suite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.weights import missing
+from tests.servers import ROOT, Tritium, echo_repository, serving, unavailable
+
+DEMO_MODEL = "smollm2-135m-instruct"
+ENGINE_TIMEOUT_SECONDS = 600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with real engines may wait for one to load."""
+    for item in items:
+        if item.get_closest_marker("engine") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(ENGINE_TIMEOUT_SECONDS))
+
+
+@pytest.fixture(scope="session")
+def tritium_server() -> Iterator[Tritium]:
+    """The demo model served by llamacpp through the gateway, for the whole session."""
+    repository = ROOT / "model_repository"
+    if lacking := missing(repository / DEMO_MODEL):
+        unavailable(f"{lacking[0].path} of {DEMO_MODEL} is not fetched: run `tritium models pull {DEMO_MODEL}`")
+    with serving(repository) as server:
+        yield server
+
+
+@pytest.fixture
+def echo_server(tmp_path: Path) -> Iterator[Callable[..., Tritium]]:
+    """Starts `tritium serve` on echo models: `echo_server("--workers", "2", models={"name": {…model.json…}})`.
+
+    Other keywords are those of `tests.servers.serving`. Each server is stopped at the end of the test.
+    """
+    with ExitStack() as stack:
+        started = 0
+
+        def start(*flags: str, models: Mapping[str, Mapping[str, Any]] | None = None, **options: Any) -> Tritium:
+            nonlocal started
+            started += 1
+            repository = echo_repository(tmp_path / f"models-{started}", models or {"echo": {}})
+            return stack.enter_context(serving(repository, *flags, **options))
+
+        yield start

@@ -1,0 +1,155 @@
+"""The README keeps its word: every example runs, every table says what the code says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from dataclasses import dataclass
+
+import pytest
+
+from backends.config import ModelConfig
+from backends.kinds import find_kind
+from backends.repository import load
+from gateway.settings import Settings, flag, read, shown
+from tests.conftest import DEMO_MODEL
+from tests.servers import ROOT, serving
+from tests.waiting import eventually
+
+README = (ROOT / "README.md").read_text()
+EXAMPLE_SECONDS = 120
+STARTS_A_SERVER = re.compile(r"^(make serve|\.venv/bin/tritium serve)\b", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A fenced block: its language, its text, and where it stands."""
+
+    language: str
+    text: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"line-{self.line}-{self.language}"
+
+    def at(self, http_port: int, metrics_port: int) -> str:
+        """The text, for a server on other ports than the default ones."""
+        return self.text.replace("127.0.0.1:8000", f"127.0.0.1:{http_port}").replace(
+            "127.0.0.1:8002", f"127.0.0.1:{metrics_port}"
+        )
+
+
+def examples() -> list[Example]:
+    found = re.finditer(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [Example(block[1], block[2], README.count("\n", 0, block.start()) + 1) for block in found]
+
+
+def of(*languages: str, starts: bool | None = None) -> list[Example]:
+    chosen = [example for example in examples() if example.language in languages]
+    return [e for e in chosen if starts is None or bool(STARTS_A_SERVER.search(e.text)) is starts]
+
+
+def test_every_example_has_a_language_that_is_run_here():
+    assert {example.language for example in examples()} <= {"sh", "python", "toml", "protobuf", "json"}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("example", of("sh", starts=True), ids=str)
+def test_the_command_that_starts_a_server_starts_it(example):
+    """`make` stands between: the signal goes to it and ends the server as well; a second start finds all set up."""
+    lines = [line for line in example.text.splitlines() if line]
+    assert len(lines) == 1
+    argv = ("bash", "-c", f"exec {lines[0]}")
+    with serving(ROOT / "model_repository", argv=argv) as server:
+        with urllib.request.urlopen(f"{server.url}/v1/models/{DEMO_MODEL}", timeout=5) as answer:
+            assert json.load(answer)["state"] == "READY"
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(60)
+        eventually(lambda: not _listens(server.http_port), what="the end of the server")
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("example", of("sh", starts=False), ids=str)
+def test_a_shell_example_runs(example, tritium_server):
+    script = example.at(tritium_server.http_port, tritium_server.metrics_port)
+    # `curl -f` makes an error status fail the example.
+    prelude = 'set -euo pipefail; curl() { command curl -fsS "$@"; }\n'
+    ended = subprocess.run(
+        ["bash", "-c", prelude + script],
+        cwd=ROOT,
+        env={**os.environ, "TRITIUM_HTTP_PORT": str(tritium_server.http_port)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=EXAMPLE_SECONDS,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.strip()
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("example", of("python"), ids=str)
+def test_a_python_example_runs(example, tritium_server):
+    script = example.at(tritium_server.http_port, tritium_server.metrics_port)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=EXAMPLE_SECONDS, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip()
+
+
+@pytest.mark.parametrize("example", of("toml"), ids=str)
+def test_a_settings_example_is_accepted(example, tmp_path):
+    (tmp_path / "settings.toml").write_text(example.text)
+    read(config=tmp_path / "settings.toml")
+
+
+def test_the_example_of_a_model_is_accepted(tmp_path):
+    (configuration,) = of("protobuf")
+    (arguments,) = of("json")
+    (tmp_path / "parrot" / "1").mkdir(parents=True)
+    (tmp_path / "parrot" / "config.pbtxt").write_text(configuration.text)
+    (tmp_path / "parrot" / "1" / "model.json").write_text(arguments.text)
+    (model,) = load([tmp_path])
+    assert isinstance(model, ModelConfig), model.reason
+    assert len(find_kind(model.backend).launch(model, runtime_dir=str(tmp_path))) == 2
+
+
+def test_the_table_of_settings_is_that_of_the_code():
+    rows = [
+        f"| `{flag(name)}` | {f'`{shown(field.default)}`' if shown(field.default) else ''} | {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    written = [line for line in README.splitlines() if line.startswith("| `--")]
+    assert written == rows
+
+
+@pytest.mark.engine
+def test_the_table_of_the_api_is_that_of_the_server(tritium_server):
+    with urllib.request.urlopen(f"{tritium_server.url}/openapi.json", timeout=5) as answer:
+        document = json.load(answer)
+    served = {path for path in document["paths"] if not path.startswith("/docs")}
+    table = README.split("\n## API\n")[1].split("\n## ")[0]
+    written = set(re.findall(r"`(?:(?:GET|POST|DELETE) )?(/[\w/{}.]*)`", table))
+    # Path parameters by any name.
+    unnamed = {re.sub(r"{\w+(:path)?}", "{}", path) for path in written}
+    assert {re.sub(r"{\w+(:path)?}", "{}", path) for path in served} <= unnamed
+
+
+def test_every_file_that_the_readme_names_exists():
+    for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def _listens(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/live", timeout=2):
+            return True
+    except OSError:
+        return False
