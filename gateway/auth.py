@@ -24,7 +24,7 @@ class Keys:
 
     @classmethod
     def read(cls, path: str | None) -> Keys | None:
-        """The keys in the file at `path`; None without one. Raises `InvalidRequest` naming a bad line or an empty file."""
+        """The keys in the file at `path`; None without one. Raises `InvalidRequest` naming what is wrong."""
         if path is None:
             return None
         digests = set()
@@ -47,7 +47,7 @@ class Keys:
         return cls(frozenset(digests))
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:
-        """Raises `NotAuthenticated` unless `Authorization: Bearer` or Anthropic's `x-api-key` carries a known key."""
+        """Raises `NotAuthenticated` unless `Authorization: Bearer` or `x-api-key` (Anthropic's) carries a known key."""
         given = headers.get(b"authorization", b"")
         is_bearer = given[:7].lower() == b"bearer "
         key = given[7:].strip() if is_bearer else headers.get(b"x-api-key", b"")

@@ -14,10 +14,10 @@ from asyncio.subprocess import DEVNULL, Process, create_subprocess_exec
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 from backends.engine import guard
 from gateway.channel import Channel, ChannelError
-from gateway.metrics import Ledger
 from gateway.snapshot import Counters, Drain, Scrape, Serving, Snapshot
 
 _logger = logging.getLogger(__name__)
@@ -27,6 +27,15 @@ SETTINGS_VARIABLE = "TRITIUM_SERVER_SETTINGS"
 
 # Between the end of a process's channel and its exit.
 _EXIT_SECONDS = 1.0
+
+
+class Ledger(Protocol):
+    """Where counters go; `key` is the server process's index."""
+
+    def keep(self, key: str, payload: bytes) -> None: ...
+    def bury(self, key: str) -> None:
+        """The process has ended: what it counted stays, its successor starts anew."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +151,6 @@ class ServerChild:
             stdin=DEVNULL,
             env={**os.environ, **self._environment},
             pass_fds=(listener, control),
-            start_new_session=True,  # the terminal's Ctrl-C is the supervisor's alone
         )
 
     async def _wait_for_drain(self) -> float:

@@ -34,9 +34,9 @@ async def serve(plane: Plane, dialect: Dialect, scope: Scope, receive: Receive, 
     record = plane.telemetry.begin(
         dialect.operation, scope["method"], scope["path"], client[0] if client else "", headers.get(b"x-request-id")
     )
-    task = asyncio.current_task()
-    assert task is not None
     wire: Wire = scope["extensions"][EXTENSION]
+    task = asyncio.current_task(wire.loop)
+    assert task is not None
     watch = Watch(plane.settings, task, wire, record.started_at + plane.settings.request_timeout)
     reply = Reply(dialect, record.request_id, wire, send)
     plane.clock.add(watch)
@@ -98,7 +98,8 @@ async def _serve(
             _target(scope), call.body, call.model, call.stream, _passed_on(headers, record), watch.deadline
         )
         record.sent()
-        watch.engine_since = record.sent_at
+        watch.heard_at = record.sent_at
+        watch.on_engine = True
         response = await model.respond(request)
         try:
             if response.status < 400 and is_stream(response.headers):

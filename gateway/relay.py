@@ -34,16 +34,17 @@ async def relay_stream(
     `UpstreamError` when the engine breaks off or reports an error; what came before has been sent by then.
     """
     wire = reply.wire
+    feed = events.feed
     broken = UpstreamError("The engine reported an error in its stream.")
 
     def forward(data: bytes) -> Coroutine[Any, Any, None] | None:
         record.chunk()
-        whole = events.feed(data)
+        whole = feed(data)
         if whole:
             if not reply.status:
                 return begin(whole)
             wire.chunk(whole)
-            watch.written_at = watch.engine_since = record.last_chunk_at
+            watch.heard_at = record.last_chunk_at
             if events.failed:
                 raise broken
             if wire.paused:
@@ -59,9 +60,10 @@ async def relay_stream(
         await drained()
 
     async def drained() -> None:
-        watch.engine_since = 0.0  # it is the client that is slow
+        watch.on_engine = False  # it is the client that is slow
         await wire.drained()
-        watch.written_at = watch.engine_since = monotonic()
+        watch.heard_at = monotonic()
+        watch.on_engine = True
 
     try:
         await response.body.pump(forward)

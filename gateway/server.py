@@ -64,7 +64,7 @@ class ServerProcess:
         self._server = _Server(
             uvicorn.Config(
                 App(self._plane),
-                http=wired_protocol(),
+                http=wired_protocol(asyncio.get_running_loop()),
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -17,22 +17,23 @@ _NEVER = float("inf")
 class Watch:
     """Interrupts the task that serves a request, by cancelling it: `left` or `error` then says why.
 
-    The relay says what it waits for: `engine_since` is set while the engine is silent, `first` until its first
-    bytes came, `keep_alive` (seconds; 0 for none) writes a comment through `on_silence`.
+    The relay says what it waits for: `on_engine` while it is the engine (and not the queue, nor a client that reads
+    slowly), last heard of at `heard_at`; `first` until its first bytes came.
     """
 
     __slots__ = (
         "_settings",
         "_task",
         "_wire",
+        "commented_at",
         "deadline",
         "due",
-        "engine_since",
         "error",
         "first",
+        "heard_at",
         "left",
+        "on_engine",
         "on_silence",
-        "written_at",
     )
 
     def __init__(self, settings: Settings, task: asyncio.Task[Any], wire: Wire, deadline: float) -> None:
@@ -42,9 +43,9 @@ class Watch:
         self.deadline = self.due = deadline
         self.left = False
         self.error: ServingError | None = None
-        self.engine_since = 0.0
+        self.on_engine = False
+        self.heard_at = self.commented_at = 0.0
         self.first = True
-        self.written_at = 0.0
         self.on_silence: Callable[[], None] | None = None
 
     def shorten(self, deadline: float) -> None:
@@ -62,7 +63,7 @@ class Watch:
     def stream(self, on_silence: Callable[[], None]) -> None:
         """The answer is a stream: from now on stalls and keep-alives are looked after too."""
         self.on_silence = on_silence
-        self.written_at = monotonic()
+        self.heard_at = monotonic()
         self._plan()
 
     def close(self) -> None:
@@ -75,12 +76,12 @@ class Watch:
         if now >= self.deadline:
             self.interrupt(DeadlineExceeded("The request did not finish before its deadline."))
         elif self.on_silence is not None:
-            if self.engine_since and now >= self.engine_since + self._patience():
+            if self.on_engine and now >= self.heard_at + self._patience():
                 what = "sent no first token" if self.first else "sent nothing more"
                 self.interrupt(UpstreamTimeout(f"The engine {what} within {self._patience():g} s."))
                 return
-            if now >= self.written_at + self._settings.keepalive_seconds:
-                self.written_at = now
+            if now >= max(self.heard_at, self.commented_at) + self._settings.keepalive_seconds:
+                self.commented_at = now
                 self.on_silence()
             self._plan()
 
@@ -96,14 +97,14 @@ class Watch:
         return self._settings.first_token_timeout if self.first else self._settings.stall_timeout
 
     def _plan(self) -> None:
-        # `written_at`, `engine_since` and `first` move with each chunk: when `due` comes they are looked at again.
+        # `heard_at` and `first` move with each chunk: when `due` comes they are looked at again.
         settings = self._settings
         now = monotonic()
         silence = min(settings.first_token_timeout, settings.stall_timeout)
         self.due = min(
             self.deadline,
-            self.written_at + settings.keepalive_seconds,
-            max(now, (self.engine_since or now) + silence),
+            max(self.heard_at, self.commented_at) + settings.keepalive_seconds,
+            max(now, (self.heard_at if self.on_engine else now) + silence),
         )
 
     def _client_left(self) -> None:

@@ -52,7 +52,9 @@ def main(argv: list[str]) -> int:
         return _usage()
     if becomes:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.setpgid(0, 0)  # the terminal's Ctrl-C is the supervisor's alone
         return _execute(command)
+    os.setpgid(0, 0)
     return _guard(command, lifeline, grace_seconds)
 
 

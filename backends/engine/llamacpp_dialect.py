@@ -7,19 +7,25 @@ from typing import Any
 
 import msgspec
 
-from backends.engine.llamacpp_tools import MARK, CallEvents, called, demand
-from backends.engine.rewriting import UsageAtTheEnd, Whole
+from backends.engine import collecting
+from backends.engine.llamacpp_tools import MARK, CallEvents, demand
+from backends.engine.rewriting import UsageAtTheEnd, Whole, as_json
 from backends.errors import InvalidRequest
 from backends.model import OpenAIRequest, OpenAIResponse
 
 _CHAT = "/v1/chat/completions"
 _COMPLETIONS = "/v1/completions"
-_GENERATION = frozenset({_CHAT, _COMPLETIONS, "/v1/responses", "/v1/messages"})
+_COLLECT = {
+    _CHAT: collecting.chat,
+    _COMPLETIONS: collecting.completion,
+    "/v1/responses": collecting.response,
+    "/v1/messages": collecting.message,
+}
 # In falling order of what llama.cpp heeds when several are there.
 _CAPPED = ("n_predict", "max_completion_tokens", "max_tokens", "max_output_tokens")
-# An unknown field, which llama.cpp ignores: the logprobs of the answer are ours, not the client's.
-_COUNTING = "tritium_counting"
-_MARKS = (_COUNTING, MARK)
+
+_TRUE = msgspec.Raw(b"true")
+_WITH_USAGE = msgspec.Raw(b'{"include_usage":true}')
 
 _Fields = dict[str, msgspec.Raw]
 _decode_fields = msgspec.json.Decoder(_Fields).decode
@@ -38,7 +44,6 @@ class _Generation(msgspec.Struct):
     max_output_tokens: msgspec.Raw = msgspec.Raw(b"")
     tools: msgspec.Raw = msgspec.Raw(b"")
     tool_choice: msgspec.Raw = msgspec.Raw(b"")
-    tritium_counting: msgspec.Raw = msgspec.Raw(b"")
     tritium_demand: msgspec.Raw = msgspec.Raw(b"")
 
 
@@ -60,7 +65,7 @@ class Adapter:
         self._context_length = context_length
 
     def request(self, request: OpenAIRequest) -> OpenAIRequest:
-        if request.path in _GENERATION and request.body:
+        if request.path in _COLLECT and request.body:
             return self._generation(request)
         if request.path == "/tokenize":
             try:
@@ -78,8 +83,8 @@ class Adapter:
     def response(self, request: OpenAIRequest, response: OpenAIResponse) -> OpenAIResponse:
         if response.status >= 400:
             return response
-        if request.path in {_CHAT, _COMPLETIONS}:
-            return self._completion(request, response)
+        if request.path in _COLLECT and request.body:
+            return self._generated(request, response)
         if request.path == "/tokenize":
             response.body = Whole(response.body, self._tokens)
         elif request.path == "/detokenize":
@@ -87,29 +92,25 @@ class Adapter:
         return response
 
     def _generation(self, request: OpenAIRequest) -> OpenAIRequest:
-        """The same bytes, unless the request asks for more tokens than the cap, several choices or a tool call.
+        """The same bytes, unless the request asks for a whole answer, more tokens than the cap or a tool call.
 
-        llama.cpp takes its own `n_predict` for a default only, so the cap must be written into the request.
-        Its usage counts the first choice alone: with logprobs on, the tokens of the others can be counted.
+        llama.cpp takes its own `n_predict` for a default only, so the cap must be written into the request. While
+        it does not stream it looks for its client after a second without any result of any request, which under
+        load is never: so it always streams. That tells the tokens of each choice, too; else it counts the first.
         """
         asked = _decode_generation(request.body)
         changes: _Fields = {}
         for name in _CAPPED:
             if self._exceeds(getattr(asked, name)):
                 changes[name] = msgspec.Raw(b"%d" % self._max_tokens)
-        if not request.stream and _several(asked) and not _given(asked.logprobs):
-            if request.path == _CHAT:
-                changes |= {"logprobs": msgspec.Raw(b"true"), "top_logprobs": msgspec.Raw(b"1")}
-            elif request.path == _COMPLETIONS:
-                changes["logprobs"] = msgspec.Raw(b"1")
-            changes[_COUNTING] = msgspec.Raw(b"true")
+        if not request.stream:
+            changes |= {"stream": _TRUE, "stream_options": _WITH_USAGE}
         if request.path == _CHAT:
             changes |= demand(asked.tools, asked.tool_choice)
-        if not changes and not asked.tritium_counting and not asked.tritium_demand:
+        if not changes and not asked.tritium_demand:
             return request
         fields = _decode_fields(request.body)
-        for mark in _MARKS:
-            fields.pop(mark, None)
+        fields.pop(MARK, None)
         return replace(request, body=msgspec.json.encode(fields | changes))
 
     def _exceeds(self, raw: msgspec.Raw) -> bool:
@@ -121,20 +122,16 @@ class Adapter:
         except ValueError:
             return True
 
-    def _completion(self, request: OpenAIRequest, response: OpenAIResponse) -> OpenAIResponse:
+    def _generated(self, request: OpenAIRequest, response: OpenAIResponse) -> OpenAIResponse:
         asked = _decode_generation(request.body)
-        legacy = request.path == _COMPLETIONS and _given(asked.logprobs)
-        if request.stream:
-            each = None
-            if asked.tritium_demand:
-                each = CallEvents(_decode_text(asked.tritium_demand)).event
-            elif legacy:
-                each = _LegacyLogprobs().event
-            if each is not None or request.path == _COMPLETIONS or _several(asked):
-                response.body = UsageAtTheEnd(response.body, each=each)
-        elif legacy or _several(asked) or asked.tritium_demand:
-            response.body = Whole(response.body, lambda body: _answer(body, asked, legacy=legacy))
-        return response
+        each = None
+        if asked.tritium_demand:
+            each = CallEvents(_decode_text(asked.tritium_demand)).event
+        elif request.path == _COMPLETIONS and _given(asked.logprobs):
+            each = _LegacyLogprobs().event
+        if each is not None or request.path == _COMPLETIONS or (request.path == _CHAT and _several(asked)):
+            response.body = UsageAtTheEnd(response.body, each=each)
+        return response if request.stream else as_json(response, _COLLECT[request.path])
 
     def _tokens(self, body: bytes) -> bytes:
         tokens = _decode_any(body)["tokens"]
@@ -162,27 +159,6 @@ def _piece(piece: str | list[int]) -> str:
 
 def _prompt(body: bytes) -> bytes:
     return msgspec.json.encode({"prompt": _decode_fields(body)["content"]})
-
-
-def _answer(body: bytes, asked: _Generation, *, legacy: bool) -> bytes:
-    """A whole answer with the tokens of all its choices in its usage, its logprobs and its tool call as OpenAI's."""
-    answer = _decode_any(body)
-    if _several(asked):
-        _sum_usage(answer)
-    if asked.tritium_counting:
-        for choice in answer["choices"]:
-            choice["logprobs"] = None
-    elif legacy:
-        _LegacyLogprobs().convert(answer["choices"])
-    if asked.tritium_demand:
-        called(answer, _decode_text(asked.tritium_demand))
-    return msgspec.json.encode(answer)
-
-
-def _sum_usage(answer: dict[str, Any]) -> None:
-    usage = answer["usage"]
-    usage["completion_tokens"] = sum(len(choice["logprobs"]["content"]) for choice in answer["choices"])
-    usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
 
 
 class _LegacyLogprobs:

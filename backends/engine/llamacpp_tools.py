@@ -74,15 +74,6 @@ def demand(tools: msgspec.Raw, tool_choice: msgspec.Raw) -> _Fields:
     }
 
 
-def called(answer: dict[str, Any], finish_reason: str) -> None:
-    """Put the calls of a whole answer where they belong; one cut by its token limit stays text."""
-    for choice in answer["choices"]:
-        call = _tool_call(choice["message"].get("content") or "")
-        if call is not None:
-            choice["message"] = {"role": "assistant", "content": None, "tool_calls": [call]}
-            choice["finish_reason"] = finish_reason
-
-
 class CallEvents:
     """The chunks of a stream with their text held back until it is a whole call; `event` rewrites one."""
 

@@ -201,7 +201,6 @@ class _Child(asyncio.SubprocessProtocol):
                 env={**os.environ, **command.env},
                 cwd=command.cwd,
                 pass_fds=(lifeline,),
-                start_new_session=True,  # the terminal's Ctrl-C is the supervisor's alone
             )
         except BaseException:
             os.close(held)

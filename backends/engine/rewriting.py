@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 
 from backends.errors import UpstreamProtocolError
-from backends.model import Body, Headers, Write
+from backends.model import Body, OpenAIResponse, Write
 
 DONE = b"data: [DONE]"
 _BORDER = b"\n\n"
+_MAX_EVENT_BYTES = 16 * 1024 * 1024
 # Unambiguous: inside a JSON string the quotes would be escaped.
 _USAGE = b'"usage":{'
 _decode_event = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -101,9 +102,14 @@ class UsageAtTheEnd:
         data = self._rest + data
         end = data.rfind(_BORDER) + len(_BORDER) if _BORDER in data else 0
         data, self._rest = data[:end], data[end:]
+        if len(self._rest) > _MAX_EVENT_BYTES:
+            raise UpstreamProtocolError(f"The engine sent an event of more than {_MAX_EVENT_BYTES} bytes.")
         if self._each is None and _USAGE not in data and DONE not in data:
             return data
-        return b"".join(map(self._event, data.split(_BORDER)[:-1]))
+        try:
+            return b"".join(map(self._event, data.split(_BORDER)[:-1]))
+        except (msgspec.DecodeError, LookupError, TypeError, ValueError) as error:
+            raise UpstreamProtocolError(f"The engine sent an event that cannot be read: {error}") from error
 
     def _end(self) -> bytes:
         if self._adds_done and self._usage is not None:
@@ -144,6 +150,8 @@ class UsageAtTheEnd:
         return b"data: " + msgspec.json.encode(fields) + _BORDER
 
 
-def without(headers: Headers, *names: bytes) -> Headers:
-    """The header fields but for those: a body that was rewritten has another length or type."""
-    return [(name, value) for name, value in headers if name not in names]
+def as_json(response: OpenAIResponse, collect: Callable[[bytes], bytes]) -> OpenAIResponse:
+    """A streamed answer, collected into the whole one that the client asked for."""
+    headers = [(name, value) for name, value in response.headers if name not in {b"content-type", b"content-length"}]
+    headers.append((b"content-type", b"application/json"))
+    return OpenAIResponse(response.status, headers, Whole(response.body, collect))

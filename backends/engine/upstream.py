@@ -88,7 +88,7 @@ class Answer:
 
     async def pump(self, write: Write) -> None:
         self._write = write
-        self._deliver()
+        self.received()
         while True:
             if self._blocked is not None:
                 try:
@@ -96,7 +96,7 @@ class Answer:
                 finally:
                     self._blocked = None
                 self._resume()
-                self._deliver()
+                self.received()
             elif self._failure is not None:
                 raise self._failure
             elif self._error is not None:
@@ -132,24 +132,21 @@ class Answer:
 
     def received(self) -> None:
         """A read is used up: write out what it brought, or wake who waits for it."""
-        if self._write is not None and self._blocked is None:
-            self._deliver()
-            if self._blocked is None and self._failure is None:
-                return  # the hot path: nobody has to know
-        if sum(map(len, self.chunks)) > HIGH_WATER_BYTES:
-            self._pause()
-        self.wake()
-
-    def _deliver(self) -> None:
         chunks = self.chunks
-        if chunks and self._write is not None and self._failure is None:
+        if self._write is None or self._blocked is not None or self._failure is not None:
+            if sum(map(len, chunks)) > HIGH_WATER_BYTES:
+                self._pause()
+            self.wake()
+        elif chunks:
             data = chunks.pop() if len(chunks) == 1 else self._take()
             try:
                 self._blocked = self._write(data)
             except Exception as error:  # noqa: BLE001  # it belongs to the task that pumps, not to this callback
                 self._failure = error
+                self.wake()
             if self._blocked is not None:
                 self._pause()
+                self.wake()
 
     def _take(self) -> bytes:
         chunks = self.chunks
@@ -175,8 +172,7 @@ class Answer:
             self._complete = True
         else:
             self._error = error
-        if self._write is not None and self._blocked is None:
-            self._deliver()
+        self.received()
         self.wake()
 
     def wake(self) -> None:

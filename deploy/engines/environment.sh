@@ -25,9 +25,9 @@ find_python() {
 
 has_nvidia_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; }
 
-# torch_of: which build of torch goes in, in $torch ("torch==…"), and where it may be found, in $torch_options.
+# torch_for VERSION cpu|gpu: which build of torch goes in, in $torch, and where else pip may look, in $torch_options.
 # Without a GPU the local version "+cpu" is asked for: the plain one may be the CUDA build, which is 3 GB and unused.
-torch_for() { # torch_for VERSION cpu|gpu
+torch_for() {
     torch_options=()
     if [ -n "${TRITIUM_TORCH_INDEX:-}" ]; then
         torch_options=(--extra-index-url "$TRITIUM_TORCH_INDEX")
@@ -41,7 +41,7 @@ torch_for() { # torch_for VERSION cpu|gpu
 # whole NAME RECIPE: true when the environment was made by this very recipe.
 whole() { [ -f "$engines/$1/.recipe" ] && [ "$(cat "$engines/$1/.recipe")" = "$2" ]; }
 
-# begin NAME: an empty environment in place (virtual environments cannot be moved); what has no stamp is wiped.
+# begin NAME: an empty environment in place (one cannot be moved); what has no stamp is wiped.
 begin() {
     environment=$engines/$1
     find_python

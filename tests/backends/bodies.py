@@ -1,4 +1,4 @@
-"""Response bodies from given pieces, for what rewrites them."""
+"""Response bodies from given pieces, for what rewrites them, and a question that wants a tool."""
 
 from __future__ import annotations
 
@@ -8,6 +8,25 @@ from backends.model import Body, OpenAIResponse, Write
 
 EVENT_STREAM = ((b"content-type", b"text/event-stream"),)
 JSON = ((b"content-type", b"application/json"),)
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "The weather in a city",
+            "strict": True,
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}},
+                "required": ["city"],
+                "additionalProperties": False,
+            },
+        },
+    },
+    {"type": "function", "function": {"name": "get_time"}},
+]
+QUESTION = [{"role": "user", "content": "What is the weather in Paris?"}]
 
 
 class Pieces:

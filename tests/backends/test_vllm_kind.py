@@ -176,7 +176,7 @@ async def test_leaving_frees_the_engine_within_a_second(generator: Engine, is_st
 
 @pytest.mark.engine
 async def test_the_engine_says_how_much_of_a_prompt_was_cached(generator: Engine) -> None:
-    question = {"messages": [{"role": "user", "content": "again " * 60}], "max_tokens": 1}
+    question = {"messages": [{"role": "user", "content": "again " * 400}], "max_tokens": 1}
     await generator.answer("/v1/chat/completions", **question)
     usage = (await generator.answer("/v1/chat/completions", **question))["usage"]
     assert usage["prompt_tokens_details"]["cached_tokens"] > 0

@@ -1,0 +1,102 @@
+"""A remote server: its addresses, its key, its own name for the model, and nothing else changed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from backends import openai
+from backends.config import ModelConfig
+from backends.errors import InvalidRequest
+from backends.model import Capability, Endpoint, Endpoints, OpenAIRequest, State
+from tests.backends.running import NO_MODELS
+from tests.engines import echo_engine
+
+CHAT = "/v1/chat/completions"
+
+
+def configured(**parameters: str) -> ModelConfig:
+    return ModelConfig("m", backend="openai", parameters={"endpoints": "http://127.0.0.1:1", **parameters})
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "expected"),
+    [
+        ("http://host:8000", ["http://host:8000"]),
+        ("https://host/v1", ["https://host"]),
+        ("https://host/v1/", ["https://host"]),
+        ("https://host/gateway/v1", ["https://host/gateway"]),
+        (" http://a:1 , http://[::1]:2/v1 ", ["http://a:1", "http://[::1]:2"]),
+    ],
+)
+def test_addresses_are_base_urls(endpoints: str, expected: list[str]) -> None:
+    config = configured(endpoints=endpoints)
+    assert openai.addresses(config) == expected
+    assert openai.launch(config, runtime_dir="/run/t") == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"endpoints": ""}, "endpoints"),
+        ({"endpoints": "host:8000"}, "host:8000"),
+        ({"endpoints": "ftp://host"}, "ftp://host"),
+        ({"endpoints": "http://host:port"}, "http://host:port"),
+        ({"endpoints": "http://host,,"}, "endpoints"),
+        ({"endpoints": "http://user:secret@host"}, "endpoints"),
+        ({"endpoints": "http://host?x=1"}, "endpoints"),
+        ({"endpoint": "http://host"}, "'endpoint' is unknown"),
+        ({"capabilities": "chat,dance"}, "dance"),
+        ({"max_inflight_requests": "0"}, "max_inflight_requests"),
+        ({"max_inflight_requests": "many"}, "max_inflight_requests"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_by_name(parameters: dict[str, str], words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        openai.launch(configured(**parameters), runtime_dir="/run/t")
+
+
+@pytest.mark.parametrize("value", [None, "", "line\nbreak"])
+def test_a_key_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+    monkeypatch.delenv("REMOTE_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("REMOTE_KEY", value)
+    with pytest.raises(InvalidRequest, match="REMOTE_KEY"):
+        openai.connect(configured(api_key_env="REMOTE_KEY"), Endpoints(), NO_MODELS)
+
+
+def test_it_offers_everything_unless_told() -> None:
+    assert openai.connect(configured(), Endpoints(), NO_MODELS).capabilities == set(Capability)
+    model = openai.connect(
+        configured(capabilities="chat, embeddings", max_inflight_requests="7"), Endpoints(), NO_MODELS
+    )
+    assert model.capabilities == {Capability.CHAT, Capability.EMBEDDINGS}
+    assert model.parallelism == 7
+
+
+async def test_the_remote_gets_its_own_model_name_and_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REMOTE_KEY", "sk-remote")
+    with echo_engine(tcp=True, model="remote-name") as engine:
+        config = configured(endpoints=f"{engine.address}/v1", model="remote-name", api_key_env="REMOTE_KEY")
+        (address,) = openai.addresses(config)
+        model = openai.connect(config, Endpoints((Endpoint("remote", address, State.READY),)), NO_MODELS)
+        body = b'{ "messages":[{"role":"user","content":"a  \\u00e9 b"}], "model":"m","max_tokens":2, "x":1.50}'
+        response = await model.respond(OpenAIRequest(CHAT, body, "m", stream=False))
+        answer: dict[str, Any] = json.loads(b"".join([data async for data in response.body]))
+        await response.body.aclose()
+        model.close()
+        assert response.status == 200, answer
+        last = engine.stats()["last"]
+        assert dict(last["headers"])["authorization"] == "Bearer sk-remote"
+        assert answer["model"] == "remote-name"
+
+
+def test_only_the_name_is_changed_and_only_where_it_differs() -> None:
+    adapter = openai._Renamed("remote")
+    body = b'{"model":"m","messages":[{"role":"user", "content":"\\u00e9"}],"temperature":1.50}'
+    changed = adapter.request(OpenAIRequest(CHAT, body, "m", stream=False)).body
+    assert changed == body.replace(b'"model":"m"', b'"model":"remote"')
+    asking = OpenAIRequest("/v1/responses/r", b"", "m", stream=False, method="GET")
+    assert adapter.request(asking) is asking
