@@ -55,7 +55,7 @@ class Gate:
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():
                 self._hand_on()  # the permit came as the waiter left
-            else:
+            elif place in self._queue:  # one that came free in the same turn has passed it over already
                 self._queue.remove(place)
             raise
 

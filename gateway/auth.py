@@ -27,8 +27,12 @@ class Keys:
         """The keys in the file at `path`; None without one. Raises `InvalidRequest` naming what is wrong."""
         if path is None:
             return None
+        try:
+            lines = Path(path).read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidRequest(f"The API keys cannot be read from {path}: {error}") from error
         digests = set()
-        for number, line in enumerate(Path(path).read_text("utf-8").splitlines(), 1):
+        for number, line in enumerate(lines, 1):
             text = line.strip()
             if not text or text.startswith("#"):
                 continue

@@ -23,8 +23,8 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit_byte
     declared = headers.get(b"content-length", b"0")
     if declared.isdigit() and int(declared) > limit_bytes:
         raise _too_large(limit_bytes)
-    encoding = headers.get(b"content-encoding", b"identity")
-    if encoding != b"identity":
+    encoding = headers.get(b"content-encoding", b"")
+    if encoding.lower() not in {b"", b"identity"}:
         name = encoding.decode("latin-1")
         raise InvalidRequest(f"Content-Encoding {name!r} is not supported: send the body as it is.")
     parts: list[bytes] = []

@@ -40,7 +40,9 @@ class Clock:
     def _tick(self) -> None:
         self._timer = None
         now = monotonic()
-        for member in [member for member in self.members if member.due <= now]:
-            member.tick(now)
-        if self.members:
-            self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        try:
+            for member in [member for member in self.members if member.due <= now]:
+                member.tick(now)
+        finally:  # one that breaks must not stop the clock of all
+            if self.members and self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)

@@ -50,6 +50,8 @@ def decode(decoder: Callable[[bytes], T], body: bytes) -> T:
         raise InvalidRequest(f"Invalid type for {where}: {text}.", param=param, code="invalid_type") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}.", code="invalid_json") from error
+    except RecursionError as error:
+        raise InvalidRequest("The body's JSON is nested too deeply.", code="invalid_json") from error
 
 
 def named(model: str | None) -> str:

@@ -57,6 +57,8 @@ def render(error: ServingError) -> tuple[int, Headers, bytes]:
     if wait is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(wait))))
         headers.append((b"retry-after-ms", b"%d" % max(1, round(wait * 1000))))
+    if isinstance(error, errors.NotAuthenticated):
+        headers.append((b"www-authenticate", b"Bearer"))  # a 401 must name a scheme (RFC 9110 §15.5.2)
     if isinstance(error, errors.DeadlineExceeded):
         headers.append((b"x-should-retry", b"false"))  # the client's time is up: the SDK would spend it again
     return status_and_type(error)[0], headers, body
@@ -71,7 +73,7 @@ def from_engine(status: int, body: bytes) -> dict[str, Any]:
     """
     try:
         decoded: object = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         decoded = body.decode("utf-8", "replace").strip()
     fields: dict[str, Any] = {}
     if isinstance(decoded, dict):
@@ -79,15 +81,16 @@ def from_engine(status: int, body: bytes) -> dict[str, Any]:
         fields = inner if isinstance(inner, dict) else {"message": inner}
     elif decoded:
         fields = {"message": decoded}
-    message, code = fields.get("message"), fields.get("code")
-    if not isinstance(message, str):
-        message = msgspec.json.encode(message).decode() if message is not None else f"The engine answered {status}."
+    message, code, type_ = fields.get("message", fields), fields.get("code"), fields.get("type")
     fallback = _TYPE_BY_STATUS.get(status, "invalid_request_error" if status < 500 else "server_error")
-    type_ = fields.get("type")
     answer = {
-        "message": message,
+        "message": _text(message) if message else f"The engine answered {status}.",
         "type": type_ if isinstance(type_, str) and type_ else fallback,
-        "param": fields.get("param"),
+        "param": _text(param) if (param := fields.get("param")) is not None else None,
         "code": code if isinstance(code, str | int) else None,
     }
     return {"type": "error", "error": answer}
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -71,11 +71,6 @@ def choose(settings: Settings) -> list[ModelConfig | BrokenModel]:
     One that is named but not there is a broken one. Raises `InvalidRequest` where the settings make no sense.
     """
     mode, names = settings.model_control_mode, settings.load_model
-    if mode == "poll":
-        raise InvalidRequest(
-            "--model-control-mode poll comes with the model repository API: use none or explicit.",
-            param="model_control_mode",
-        )
     if mode == "none" and names:
         raise InvalidRequest("--load-model needs --model-control-mode explicit.", param="load_model")
     found = load(settings.model_repository, settings.model_config_name or None)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+import msgspec
+
 from backends.config import ModelConfig
 from backends.engine.replicas import EngineModel
-from backends.errors import ModelNotFound, ModelNotReady, UnsupportedOperation
-from backends.model import Capability, Endpoints, Models
+from backends.errors import ModelNotFound, ModelNotReady, ServingError, UnsupportedOperation
+from backends.model import Capability, Endpoints, Models, State
 from gateway.admission import Gate
 from gateway.snapshot import ModelStatus, Snapshot
+
+_log = logging.getLogger(__name__)
 
 Connect = Callable[[ModelConfig, Endpoints, Models], EngineModel]
 """A kind's `connect`."""
 
 _NEAREST = 3
+_NAME_CHARACTERS = 128
 _RESTART_SECONDS = 2.0
 
 
@@ -44,22 +50,26 @@ class Registry:
         self.settled = False
 
     def apply(self, snapshot: Snapshot) -> None:
-        """Take over a snapshot. An entry whose configuration is the same keeps its connections and its queue."""
+        """Take over a snapshot. An entry whose configuration is the same keeps its connections and its queue.
+
+        A model whose kind cannot connect to it becomes `FAILED` with the reason; the others are served.
+        """
         self.settled = snapshot.settled
+        before = self._entries
         entries = {}
         for status in snapshot.models:
             name = status.config.name
-            entry = self._entries.pop(name, None)
-            if entry is not None and entry.status.config == status.config:
+            entry = before.get(name)
+            if entry is not None and entry.model is not None and entry.status.config == status.config:
                 entry.status = status
                 entry.endpoints.current = status.endpoints
             else:
-                entry = self._load(status)
+                entry = self._load(status, entry)
             entries[name] = entry
-        for gone in self._entries.values():
-            if gone.model is not None:
-                gone.model.close()
         self._entries = entries
+        for name, entry in before.items():
+            if entry.model is not None and entries.get(name) is not entry:
+                entry.model.close()
 
     def entries(self) -> Mapping[str, Entry]:
         return self._entries
@@ -68,6 +78,8 @@ class Registry:
         """Raises `ModelNotFound` listing the nearest names."""
         entry = self._entries.get(name)
         if entry is None:
+            # A name may be as long as a body may: neither compared nor repeated at that length.
+            name = name if len(name) <= _NAME_CHARACTERS else f"{name[:_NAME_CHARACTERS]}…"
             near = get_close_matches(name, self._entries, _NEAREST, 0.4) or sorted(self._entries)[:_NEAREST]
             hint = f" Nearest: {', '.join(near)}." if near else " No model is loaded."
             raise ModelNotFound(f"The model '{name}' does not exist.{hint}", param="model")
@@ -109,12 +121,17 @@ class Registry:
             raise ModelNotReady(f"The model '{name}' could not be loaded: {reason}")
         return entry.model
 
-    def _load(self, status: ModelStatus) -> Entry:
+    def _load(self, status: ModelStatus, before: Entry | None) -> Entry:
         endpoints = Endpoints(status.endpoints)
         config = status.config
         model = None
         if config.backend and status.endpoints:
-            model = self._connect_kind(config.backend)(config, endpoints, self)
+            try:
+                model = self._connect_kind(config.backend)(config, endpoints, self)
+            except ServingError as error:
+                status = msgspec.structs.replace(status, state=State.FAILED, reason=error.message)
+                if before is None or before.status.reason != error.message:
+                    _log.warning("%s: %s", config.name, error.message)
         permits = None if model is None else model.parallelism
         if permits is not None:
             permits = max(1, -(-permits // self._share))  # rounded up: an engine queues the odd one itself

@@ -41,11 +41,12 @@ async def relay_stream(
         record.chunk()
         whole = feed(data)
         if whole:
-            if not reply.status:
+            if watch.first:
                 return begin(whole)
             wire.chunk(whole)
             watch.heard_at = record.last_chunk_at
             if events.failed:
+                reply.told = True
                 raise broken
             if wire.paused:
                 return drained()
@@ -53,9 +54,11 @@ async def relay_stream(
 
     async def begin(whole: bytes) -> None:
         watch.first = False
-        await reply.start_stream(response.status, response.headers)
+        if not reply.status:  # a keep-alive may have begun the stream
+            await reply.start_stream(response.status, response.headers)
         wire.chunk(whole)
         if events.failed:
+            reply.told = True
             raise broken
         await drained()
 
@@ -72,6 +75,7 @@ async def relay_stream(
     finally:
         record.answered()
         record.prompt_tokens, record.completion_tokens = events.prompt_tokens, events.completion_tokens
+    await drained()  # still watched: a client that reads no end of it must not stay for ever
     watch.close()
     await reply.end()
     record.done(reply.status)

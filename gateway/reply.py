@@ -19,13 +19,16 @@ _STREAM_FIELDS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")
 _STREAM_TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
 _KEEP_ALIVE = b": keep-alive\n\n"  # never with `id:` or `retry:`: the SDK takes such a comment for an event
 # How long a client that reads slowly, or not at all, may take to read why its stream ended.
-_FAREWELL_SECONDS = 5.0
+_FAREWELL_SECONDS = 2.0
 
 
 class Reply:
-    """What goes out. `status` is 0 until the head did; after that an error can only be an event of the stream."""
+    """What goes out. `status` is 0 until the head did; after that an error can only be an event of the stream.
 
-    __slots__ = ("_dialect", "_request_id", "send", "status", "wire")
+    `told`: an error event of the engine's own went out, so that nothing is to be added.
+    """
+
+    __slots__ = ("_dialect", "_request_id", "send", "status", "told", "wire")
 
     def __init__(self, dialect: Dialect, request_id: bytes, wire: Wire, send: Send) -> None:
         self._dialect = dialect
@@ -33,6 +36,7 @@ class Reply:
         self.wire = wire
         self.send = send
         self.status = 0
+        self.told = False
 
     async def start(self, status: int, headers: Headers) -> None:
         self.status = status
@@ -62,12 +66,15 @@ class Reply:
         sent = self.status or status
         try:
             async with asyncio.timeout(_FAREWELL_SECONDS):
-                if self.status:
+                if self.told:
+                    await self.end()
+                elif self.status:
                     await self.end_with(envelope(error))
                 else:
                     await self.whole(status, [*headers, (b"connection", b"close")] if close else headers, body)
-        except TimeoutError:
-            pass  # it reads nothing: the server closes the connection
+        except TimeoutError:  # it reads nothing, and closing would wait until it did
+            self.wire.abort()
+            await self.wire.drained()
         return sent
 
     def keep_alive(self) -> None:

@@ -96,7 +96,7 @@ class ServerProcess:
             # What lives now lives for ever: the collector need not look at it again.
             gc.collect()
             gc.freeze()
-            gc.set_threshold(20_000, 50, 100)
+            gc.set_threshold(20_000, 20, 20)
             await asyncio.wait({following, serving}, return_when=asyncio.FIRST_COMPLETED)
             if not serving.done():
                 return 1  # the control channel ended: so has the supervisor, and with it the engines

@@ -50,10 +50,10 @@ class Settings(BaseModel):
     model_repository: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_separated)] = _setting(
         "Models", (Path("model_repository"),), "Folder with one folder a model; several may be given.", min_length=1
     )
-    model_control_mode: Literal["none", "poll", "explicit"] = _setting(
+    model_control_mode: Literal["none", "explicit"] = _setting(
         "Models",
         "none",
-        "Load all models at the start (none), follow changes too (poll), or load those named (explicit).",
+        "Load all models at the start (none), or those named by --load-model (explicit).",
     )
     load_model: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_separated)] = _setting(
         "Models", (), "Model to load at the start in explicit mode, * for all; several may be given."

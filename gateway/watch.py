@@ -54,10 +54,8 @@ class Watch:
 
     def departure(self) -> None:
         """From now on the client's leaving interrupts."""
-        wire = self._wire
-        wire.resume_reading()  # uvicorn may have paused it behind a large body: a departure would go unseen
-        wire.on_lost = self._client_left
-        if wire.lost:
+        self._wire.on_lost = self._client_left
+        if self._wire.lost:
             self._client_left()
 
     def stream(self, on_silence: Callable[[], None]) -> None:

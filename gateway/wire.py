@@ -8,13 +8,18 @@ heads, ends, pipelining, keep-alive) stays uvicorn's.
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 EXTENSION = "tritium.wire"
 """Where the ASGI scope's `extensions` hold the `Wire`."""
+
+_LOOKOUT_SECONDS = 0.25
+_CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
 
 
 class Outbox:
@@ -42,10 +47,43 @@ class Outbox:
             wire.flush()
 
 
+class _Nowhere(asyncio.Transport):
+    """Where bytes for a client go that has left: a closed transport raises, which would end the turn of all others."""
+
+    def write(self, data: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return True
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
 class Wire(asyncio.Transport):
     """A client's transport. `paused`: it reads too slowly, see `drained`; `lost`: it is gone, see `on_lost`."""
 
-    __slots__ = ("_outbox", "_pending", "_transport", "_waiter", "loop", "lost", "on_lost", "paused")
+    __slots__ = (
+        "_held_back",
+        "_lookout",
+        "_outbox",
+        "_pending",
+        "_transport",
+        "_waiter",
+        "loop",
+        "lost",
+        "on_lost",
+        "paused",
+    )
 
     def __init__(self, transport: asyncio.Transport, outbox: Outbox) -> None:
         super().__init__()
@@ -57,6 +95,8 @@ class Wire(asyncio.Transport):
         self._transport = transport
         self._pending: list[bytes] = []
         self._waiter: asyncio.Future[None] | None = None
+        self._held_back = False
+        self._lookout: asyncio.TimerHandle | None = None
 
     def chunk(self, data: bytes) -> None:
         """One chunk of a chunked body (RFC 9112 §7.1), between the head and the end, which go through ASGI."""
@@ -84,6 +124,7 @@ class Wire(asyncio.Transport):
 
     def lose(self) -> None:
         self.lost = True
+        self._transport = _Nowhere()
         self._wake()
         if self.on_lost is not None:
             self.on_lost()
@@ -110,13 +151,55 @@ class Wire(asyncio.Transport):
         return self._transport.is_closing()
 
     def pause_reading(self) -> None:
+        """Hold back a client that sends more than is wanted now: a large body, requests ahead of their turn."""
+        self._held_back = True
         self._transport.pause_reading()
+        if self._lookout is None:
+            self._lookout = self.loop.call_later(_LOOKOUT_SECONDS, self._look_out)
 
     def resume_reading(self) -> None:
+        self._held_back = False
         self._transport.resume_reading()
+
+    def _look_out(self) -> None:
+        """See a client leave from whom nothing is read: the event loop would not tell."""
+        self._lookout = None
+        if not self._held_back or self.lost:
+            return
+        poll = select.poll()
+        poll.register(self.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        if poll.poll(0):
+            self.abort()
+        else:
+            self._lookout = self.loop.call_later(_LOOKOUT_SECONDS, self._look_out)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._transport.get_extra_info(name, default)
+
+
+class _BareWire(Wire):
+    """The wire to a client of HTTP/1.0, which knows no chunks (RFC 9112 §6.1): the end of its connection ends a stream.
+
+    uvicorn frames what has no length whatever the client's version: that is undone here.
+    """
+
+    __slots__ = ("_is_framed",)
+
+    def __init__(self, transport: asyncio.Transport, outbox: Outbox) -> None:
+        super().__init__(transport, outbox)
+        self._is_framed = False
+
+    def chunk(self, data: bytes) -> None:
+        super().write(data)
+
+    def write(self, data: Any) -> None:
+        if self._is_framed:
+            size, _, rest = data.partition(b"\r\n")
+            data = rest[: int(size, 16)]
+        elif data.endswith(_CHUNKED):
+            self._is_framed = True
+            data = data[: -len(_CHUNKED)] + b"\r\n"
+        super().write(data)
 
 
 class WiredProtocol(HttpToolsProtocol):
@@ -124,14 +207,22 @@ class WiredProtocol(HttpToolsProtocol):
 
     outbox: Outbox
     _wire: Wire
+    _running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._wire = Wire(cast("asyncio.Transport", transport), self.outbox)
         super().connection_made(self._wire)
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
+    def on_headers_complete(self) -> None:
+        if self.parser.get_http_version() == "1.0":  # the connection's only request
+            self._wire = self.transport = _BareWire(self.transport, self.outbox)
         self.scope["extensions"] = {EXTENSION: self._wire}  # type: ignore[dict-item]  # our own extension
+        super().on_headers_complete()
+
+    def eof_received(self) -> None:
+        """Half closed: nobody says so who still wants an answer. uvicorn would first have it read what was written."""
+        if self._wire.on_lost is not None:
+            self._wire.abort()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -141,9 +232,20 @@ class WiredProtocol(HttpToolsProtocol):
         super().resume_writing()
         self._wire.flow(paused=False)
 
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that has been silent for long, though its client may not have read its last answer."""
+        self._wire.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self._running is not None:  # with requests ahead of their turn, uvicorn tells only the last of them
+            self._running.disconnected = True
+            self._running.message_event.set()
         self._wire.lose()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
 
 def wired_protocol(loop: asyncio.AbstractEventLoop) -> type[WiredProtocol]:

@@ -7,20 +7,24 @@ from typing import Any
 
 import msgspec
 
-from backends.engine import collecting
-from backends.engine.llamacpp_tools import MARK, CallEvents, demand
-from backends.engine.rewriting import UsageAtTheEnd, Whole, as_json
-from backends.errors import InvalidRequest
+from backends.engine import collecting, llamacpp_responses
+from backends.engine.llamacpp_tools import MARK, CallEvents, demand, demands_a_tool
+from backends.engine.rewriting import BORDER, Converter, Rewritten, UsageAtTheEnd, Whole, as_json
+from backends.errors import InvalidRequest, UnsupportedOperation
 from backends.model import OpenAIRequest, OpenAIResponse
 
 _CHAT = "/v1/chat/completions"
 _COMPLETIONS = "/v1/completions"
+_RESPONSES = "/v1/responses"
+_MESSAGES = "/v1/messages"
 _COLLECT = {
     _CHAT: collecting.chat,
     _COMPLETIONS: collecting.completion,
-    "/v1/responses": collecting.response,
-    "/v1/messages": collecting.message,
+    _RESPONSES: collecting.response,
+    _MESSAGES: collecting.message,
 }
+# Fields of `/v1/completions` that llama.cpp ignores, and the value that asks for nothing.
+_IGNORED = {"echo": b"false", "best_of": b"1", "suffix": b'""'}
 # In falling order of what llama.cpp heeds when several are there.
 _CAPPED = ("n_predict", "max_completion_tokens", "max_tokens", "max_output_tokens")
 
@@ -37,6 +41,10 @@ class _Generation(msgspec.Struct):
     """The fields of a request that decide what has to be bridged, undecoded: the engine judges their types."""
 
     n: msgspec.Raw = msgspec.Raw(b"")
+    prompt: msgspec.Raw = msgspec.Raw(b"")
+    echo: msgspec.Raw = msgspec.Raw(b"")
+    best_of: msgspec.Raw = msgspec.Raw(b"")
+    suffix: msgspec.Raw = msgspec.Raw(b"")
     logprobs: msgspec.Raw = msgspec.Raw(b"")
     n_predict: msgspec.Raw = msgspec.Raw(b"")
     max_completion_tokens: msgspec.Raw = msgspec.Raw(b"")
@@ -107,6 +115,17 @@ class Adapter:
             changes |= {"stream": _TRUE, "stream_options": _WITH_USAGE}
         if request.path == _CHAT:
             changes |= demand(asked.tools, asked.tool_choice)
+        elif request.path == _RESPONSES:
+            changes |= llamacpp_responses.changes(_decode_fields(request.body))
+        elif request.path == _COMPLETIONS:
+            for name, neutral in _IGNORED.items():
+                if bytes(getattr(asked, name)) not in {b"", b"null", neutral}:
+                    raise UnsupportedOperation(f"The model {request.model!r} in llama.cpp has no {name!r}.", param=name)
+        elif demands_a_tool(asked.tool_choice):
+            raise UnsupportedOperation(
+                f"The model {request.model!r} in llama.cpp cannot be held to a tool in messages; it can in chat.",
+                param="tool_choice",
+            )
         if not changes and not asked.tritium_demand:
             return request
         fields = _decode_fields(request.body)
@@ -123,15 +142,25 @@ class Adapter:
             return True
 
     def _generated(self, request: OpenAIRequest, response: OpenAIResponse) -> OpenAIResponse:
-        asked = _decode_generation(request.body)
-        each = None
-        if asked.tritium_demand:
-            each = CallEvents(_decode_text(asked.tritium_demand)).event
-        elif request.path == _COMPLETIONS and _given(asked.logprobs):
-            each = _LegacyLogprobs().event
-        if each is not None or request.path == _COMPLETIONS or (request.path == _CHAT and _several(asked)):
-            response.body = UsageAtTheEnd(response.body, each=each)
+        if (converter := self._converter(request)) is not None:
+            response.body = Rewritten(response.body, converter)
         return response if request.stream else as_json(response, _COLLECT[request.path])
+
+    def _converter(self, request: OpenAIRequest) -> Converter | None:
+        """What the events of an answer need; None, so that they pass untouched, for chat that asks for nothing odd."""
+        if request.path == _RESPONSES:
+            limits = {"max_tokens": self._max_tokens, "context_length": self._context_length}
+            return llamacpp_responses.ResponseEvents(request.body, **limits)
+        if request.path == _MESSAGES:
+            return _Messages()
+        asked = _decode_generation(request.body)
+        if asked.tritium_demand:
+            return UsageAtTheEnd(n=_count(asked.n), each=CallEvents(_decode_text(asked.tritium_demand)).event)
+        if request.path == _COMPLETIONS:
+            # What it has to say of several prompts begins with "null".
+            each = _LegacyLogprobs().event if _given(asked.logprobs) or bytes(asked.prompt)[:1] == b"[" else None
+            return UsageAtTheEnd(n=_count(asked.n), each=each)
+        return UsageAtTheEnd(n=_count(asked.n)) if _count(asked.n) > 1 else None
 
     def _tokens(self, body: bytes) -> bytes:
         tokens = _decode_any(body)["tokens"]
@@ -144,8 +173,9 @@ class Adapter:
         )
 
 
-def _several(asked: _Generation) -> bool:
-    return _given(asked.n) and bytes(asked.n) != b"1"
+def _count(raw: msgspec.Raw) -> int:
+    """A number of choices, 1 where the engine has to judge it."""
+    return int(raw) if bytes(raw).isdigit() else 1
 
 
 def _given(raw: msgspec.Raw) -> bool:
@@ -161,6 +191,27 @@ def _prompt(body: bytes) -> bytes:
     return msgspec.json.encode({"prompt": _decode_fields(body)["content"]})
 
 
+class _Messages:
+    """Events of Anthropic's Messages: a stop sequence that ended the answer is its reason, not "end_turn"."""
+
+    def convert(self, events: bytes) -> bytes:
+        if b'"stop_sequence":"' not in events:
+            return events
+        return b"".join(map(self._event, events.split(BORDER)[:-1]))
+
+    def end(self) -> bytes:
+        return b""
+
+    def _event(self, event: bytes) -> bytes:
+        head, mark, said = event.partition(b"data: ")
+        if b'"type":"message_delta"' in said:
+            fields = _decode_any(said)
+            if fields["delta"].get("stop_sequence") is not None:
+                fields["delta"]["stop_reason"] = "stop_sequence"
+                said = msgspec.json.encode(fields)
+        return head + mark + said + BORDER
+
+
 class _LegacyLogprobs:
     """Logprobs of `/v1/completions`, which llama.cpp gives in the form of chat's; offsets count along the stream."""
 
@@ -168,6 +219,8 @@ class _LegacyLogprobs:
         self._offsets: dict[int, int] = {}
 
     def event(self, event: bytes) -> bytes:
+        if event == b"data: null":
+            return b""
         if b'"logprobs":{' not in event:
             return event
         chunk = _decode_any(event.removeprefix(b"data: "))

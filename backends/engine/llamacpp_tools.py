@@ -2,7 +2,7 @@
 
 Left to itself llama.cpp lets the model say anything before the call, and a small one says it until its tokens are
 used up. So the answer is constrained to a JSON object, `{"name", "arguments"}` of one of the tools, by llama.cpp's
-own grammar from a JSON schema, and that object is put where OpenAI has it. Such a call streams in one piece.
+own grammar from a JSON schema, and that object is put where OpenAI has it. Such a call comes in one piece.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class _Function(msgspec.Struct):
 
 
 class _Tool(msgspec.Struct):
-    function: _Function
+    """In the form of chat, where the function is a field, or of Responses, where its fields are the tool's."""
+
     type: str = "function"
-
-
-class _Named(msgspec.Struct):
-    function: _Function
+    function: _Function | None = None
+    name: str = ""
+    parameters: Any = None
 
 
 class _Call(msgspec.Struct):
@@ -40,9 +40,17 @@ class _Call(msgspec.Struct):
 
 
 _decode_tools = msgspec.json.Decoder(list[_Tool]).decode
-_decode_named = msgspec.json.Decoder(_Named).decode
+_decode_choice = msgspec.json.Decoder(_Tool).decode
 _decode_call = msgspec.json.Decoder(_Call).decode
 _decode_any = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def demands_a_tool(tool_choice: msgspec.Raw) -> bool:
+    """Whether a choice in Anthropic's form demands a call: `{"type": "any"}` or `{"type": "tool", "name"}`."""
+    try:
+        return _decode_choice(tool_choice).type in {"any", "tool"} if tool_choice else False
+    except msgspec.DecodeError:
+        return False  # the engine judges it
 
 
 def demand(tools: msgspec.Raw, tool_choice: msgspec.Raw) -> _Fields:
@@ -54,8 +62,8 @@ def demand(tools: msgspec.Raw, tool_choice: msgspec.Raw) -> _Fields:
     if choice != b'"required"' and not choice.startswith(b"{"):
         return {}
     try:
-        functions = [tool.function for tool in _decode_tools(tools or b"[]") if tool.type == "function"]
-        named = "" if choice == b'"required"' else _decode_named(tool_choice).function.name
+        functions = [_function(tool) for tool in _decode_tools(tools or b"[]") if tool.type == "function"]
+        named = "" if choice == b'"required"' else _function(_decode_choice(tool_choice)).name
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"The tools or the 'tool_choice' cannot be read: {error}.", param="tools") from error
     if named:
@@ -72,6 +80,16 @@ def demand(tools: msgspec.Raw, tool_choice: msgspec.Raw) -> _Fields:
         # As OpenAI: a call by name ends with "stop", a required one with "tool_calls".
         MARK: msgspec.Raw(b'"stop"' if named else b'"tool_calls"'),
     }
+
+
+def tool_call(text: str) -> dict[str, Any] | None:
+    """The call that a constrained answer is, None where it was cut."""
+    try:
+        call = _decode_call(text)
+    except msgspec.DecodeError:
+        return None
+    function = {"name": call.name, "arguments": bytes(call.arguments).decode()}
+    return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
 
 
 class CallEvents:
@@ -92,7 +110,7 @@ class CallEvents:
             return b""
         if choice["finish_reason"] is None:
             return event
-        call = _tool_call(self._texts.get(index, ""))
+        call = tool_call(self._texts.get(index, ""))
         if call is None:
             delta: dict[str, Any] = {"content": self._texts.get(index, "")}
         else:
@@ -103,6 +121,14 @@ class CallEvents:
         return b"data: %b\n\ndata: %b" % (msgspec.json.encode(said), msgspec.json.encode(chunk))
 
 
+def _function(tool: _Tool) -> _Function:
+    if tool.function is not None:
+        return tool.function
+    if not tool.name:
+        raise msgspec.ValidationError("a function has no name")
+    return _Function(tool.name, tool.parameters)
+
+
 def _schema(function: _Function) -> dict[str, Any]:
     arguments = function.parameters if isinstance(function.parameters, dict) else {"type": "object"}
     return {
@@ -111,12 +137,3 @@ def _schema(function: _Function) -> dict[str, Any]:
         "required": ["name", "arguments"],
         "additionalProperties": False,
     }
-
-
-def _tool_call(text: str) -> dict[str, Any] | None:
-    try:
-        call = _decode_call(text)
-    except msgspec.DecodeError:
-        return None
-    function = {"name": call.name, "arguments": bytes(call.arguments).decode()}
-    return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}

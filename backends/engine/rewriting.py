@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -11,7 +11,7 @@ from backends.errors import UpstreamProtocolError
 from backends.model import Body, OpenAIResponse, Write
 
 DONE = b"data: [DONE]"
-_BORDER = b"\n\n"
+BORDER = b"\n\n"
 _MAX_EVENT_BYTES = 16 * 1024 * 1024
 # Unambiguous: inside a JSON string the quotes would be escaped.
 _USAGE = b'"usage":{'
@@ -52,22 +52,25 @@ class Whole:
             raise UpstreamProtocolError(f"The engine's answer is not what was asked for: {error}") from error
 
 
-class UsageAtTheEnd:
-    """A stream whose usage comes as OpenAI has it: one chunk of its own, with no choices, before `[DONE]`.
+class Converter(Protocol):
+    """What becomes of a stream's events, in order."""
 
-    Engines that put it on the last chunk of each choice, or send it once a choice, or leave `[DONE]` out, are
-    bridged: completion tokens of several choices are added up. Events without usage pass untouched. `each`
-    rewrites every event of the stream, where one must be, or drops it. With `adds_done` a stream that ended with
-    its usage gets the `[DONE]` that the engine leaves out; one without (it broke) ends as it ends.
-    """
+    def convert(self, events: bytes) -> bytes:
+        """Whole events, each with its blank line, to those that are sent instead."""
+        ...
 
-    def __init__(self, body: Body, *, adds_done: bool = False, each: Callable[[bytes], bytes] | None = None) -> None:
+    def end(self) -> bytes:
+        """What is sent after the last of them."""
+        ...
+
+
+class Rewritten:
+    """An event stream whose events pass through a converter, as they come, wherever the pieces of the body end."""
+
+    def __init__(self, body: Body, converter: Converter) -> None:
         self._body = body
-        self._adds_done = adds_done
-        self._each = each
+        self._converter = converter
         self._rest = b""
-        self._last: dict[str, msgspec.Raw] = {}
-        self._usage: dict[str, Any] | None = None
         self._ended = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -79,7 +82,7 @@ class UsageAtTheEnd:
                 data = self._feed(await self._body.__anext__())
             except StopAsyncIteration:
                 self._ended = True
-                data = self._end()
+                data = self._rest + self._converter.end()
             if data:
                 return data
         raise StopAsyncIteration
@@ -90,7 +93,7 @@ class UsageAtTheEnd:
             return write(whole) if whole else None
 
         await self._body.pump(rewritten)
-        if rest := self._end():
+        if rest := self._rest + self._converter.end():
             waits = write(rest)
             if waits is not None:
                 await waits
@@ -100,34 +103,54 @@ class UsageAtTheEnd:
 
     def _feed(self, data: bytes) -> bytes:
         data = self._rest + data
-        end = data.rfind(_BORDER) + len(_BORDER) if _BORDER in data else 0
+        end = data.rfind(BORDER) + len(BORDER) if BORDER in data else 0
         data, self._rest = data[:end], data[end:]
         if len(self._rest) > _MAX_EVENT_BYTES:
             raise UpstreamProtocolError(f"The engine sent an event of more than {_MAX_EVENT_BYTES} bytes.")
-        if self._each is None and _USAGE not in data and DONE not in data:
-            return data
+        if not data:
+            return b""
         try:
-            return b"".join(map(self._event, data.split(_BORDER)[:-1]))
+            return self._converter.convert(data)
         except (msgspec.DecodeError, LookupError, TypeError, ValueError) as error:
             raise UpstreamProtocolError(f"The engine sent an event that cannot be read: {error}") from error
 
-    def _end(self) -> bytes:
-        if self._adds_done and self._usage is not None:
-            return self._rest + self._usage_chunk() + DONE + _BORDER
-        return self._rest
+
+class UsageAtTheEnd:
+    """Usage as OpenAI has it: one chunk of its own, with no choices, before `[DONE]`.
+
+    Engines that put it on the last chunk of each choice, or send it once a choice, or leave `[DONE]` out, are
+    bridged: tokens of all choices are added up, where `n` of them share a prompt. Events without usage pass
+    untouched. `each` rewrites every event, where one must be, or drops it. With `adds_done` a stream that ended
+    with its usage gets the `[DONE]` that the engine leaves out; one without (it broke) ends as it ends.
+    """
+
+    def __init__(self, *, n: int = 1, adds_done: bool = False, each: Callable[[bytes], bytes] | None = None) -> None:
+        self._n = n
+        self._adds_done = adds_done
+        self._each = each
+        self._last: dict[str, msgspec.Raw] = {}
+        self._usage: dict[str, Any] | None = None
+
+    def convert(self, events: bytes) -> bytes:
+        if self._each is None and _USAGE not in events and DONE not in events:
+            return events
+        return b"".join(map(self._event, events.split(BORDER)[:-1]))
+
+    def end(self) -> bytes:
+        return self._usage_chunk() + DONE + BORDER if self._adds_done and self._usage is not None else b""
 
     def _event(self, event: bytes) -> bytes:
         if event == DONE:
             usage = self._usage_chunk()
             self._usage = None
-            return usage + event + _BORDER
+            return usage + event + BORDER
         if _USAGE in event:
             event = self._take_usage(event)
             if not event:
                 return b""
         if self._each is not None:
             event = self._each(event)
-        return event + _BORDER if event else b""
+        return event + BORDER if event else b""
 
     def _take_usage(self, event: bytes) -> bytes:
         """The event without its usage; nothing when it has no choices either."""
@@ -136,18 +159,22 @@ class UsageAtTheEnd:
         if self._usage is None:
             self._usage = usage
         else:
+            self._usage["prompt_tokens"] += usage["prompt_tokens"]
             self._usage["completion_tokens"] += usage["completion_tokens"]
-            self._usage["total_tokens"] += usage["completion_tokens"]
         self._last = fields
         return b"" if bytes(fields.get("choices", b"[]")) == b"[]" else b"data: " + msgspec.json.encode(fields)
 
     def _usage_chunk(self) -> bytes:
-        if self._usage is None:
+        usage = self._usage
+        if usage is None:
             return b""
+        # Each choice counted its prompt.
+        usage["prompt_tokens"] //= self._n
+        usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
         kept = ("id", "object", "created", "model", "system_fingerprint")
         fields: dict[str, object] = {key: self._last[key] for key in kept if key in self._last}
-        fields |= {"choices": [], "usage": self._usage}
-        return b"data: " + msgspec.json.encode(fields) + _BORDER
+        fields |= {"choices": [], "usage": usage}
+        return b"data: " + msgspec.json.encode(fields) + BORDER
 
 
 def as_json(response: OpenAIResponse, collect: Callable[[bytes], bytes]) -> OpenAIResponse:

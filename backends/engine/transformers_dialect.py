@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 
 from backends.engine import collecting
-from backends.engine.rewriting import UsageAtTheEnd, as_json
+from backends.engine.rewriting import Rewritten, UsageAtTheEnd, as_json
 from backends.errors import UnsupportedOperation
 from backends.model import OpenAIRequest, OpenAIResponse
 
@@ -52,7 +52,20 @@ class Adapter:
     def response(self, request: OpenAIRequest, response: OpenAIResponse) -> OpenAIResponse:
         if request.path not in _COLLECT or response.status >= 400:
             return response
-        if request.stream:
-            response.body = UsageAtTheEnd(response.body, adds_done=True)
-            return response
-        return as_json(response, _COLLECT[request.path])
+        response.body = Rewritten(response.body, _Chunks(request.model))
+        return response if request.stream else as_json(response, _COLLECT[request.path])
+
+
+class _Chunks:
+    """Its chunks under the model's own name, to which the engine adds a revision, with usage where OpenAI has it."""
+
+    def __init__(self, model: str) -> None:
+        self._ours = b'"model":' + msgspec.json.encode(model)
+        self._engines = b'"model":' + msgspec.json.encode(f"{model}@main")
+        self._usage = UsageAtTheEnd(adds_done=True)
+
+    def convert(self, events: bytes) -> bytes:
+        return self._usage.convert(events.replace(self._engines, self._ours))
+
+    def end(self) -> bytes:
+        return self._usage.end()

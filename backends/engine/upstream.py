@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Coroutine
-from typing import Any, cast
+from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
 
+from backends.engine.answer import Answer
 from backends.errors import Unavailable, UpstreamError, UpstreamProtocolError, UpstreamTimeout
-from backends.model import Headers, Write
+from backends.model import Headers
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 # vLLM's uvicorn closes a silent connection after 5 s: let go before it does, so that no request races its close.
 IDLE_SECONDS = 4.0
-# Bytes of a body held for a slow holder before the socket is no longer read.
-HIGH_WATER_BYTES = 256 * 1024
 
 # Fields of the connection, not of the answer (RFC 9110 §7.6.1), and those that the gateway writes itself.
 _DROPPED = frozenset(
@@ -34,156 +32,21 @@ class Stale(UpstreamError):
     """A kept-alive connection was closed before any byte of the answer: safe to send again on a fresh one."""
 
 
-class Answer:
-    """One response: its head once `Pool.send` has returned it, then its body, read as it comes.
-
-    An async iterator of the body's bytes. Raises `UpstreamError` when the connection breaks before the end.
-    `aclose` before the end closes the connection, by which the engine knows that nobody waits any more.
-    """
-
-    __slots__ = (
-        "_blocked",
-        "_complete",
-        "_connection",
-        "_error",
-        "_failure",
-        "_paused",
-        "_waiter",
-        "_write",
-        "chunks",
-        "framed",
-        "head_complete",
-        "headers",
-        "status",
-    )
-
-    def __init__(self, connection: Connection) -> None:
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.head_complete = False
-        self.framed = False
-        self._connection: Connection | None = connection
-        self.chunks: list[bytes] = []
-        self._waiter: asyncio.Future[None] | None = None
-        self._error: UpstreamError | None = None
-        self._complete = False
-        self._paused = False
-        self._write: Write | None = None
-        self._blocked: Coroutine[Any, Any, None] | None = None
-        self._failure: Exception | None = None
-
-    def __aiter__(self) -> Answer:
-        return self
-
-    async def __anext__(self) -> bytes:
-        while not self.chunks:
-            if self._error is not None:
-                raise self._error
-            if self._complete or self._connection is None:
-                raise StopAsyncIteration
-            await self._wait(self._connection)
-        data = self._take()
-        self._resume()
-        return data
-
-    async def pump(self, write: Write) -> None:
-        self._write = write
-        self.received()
-        while True:
-            if self._blocked is not None:
-                try:
-                    await self._blocked
-                finally:
-                    self._blocked = None
-                self._resume()
-                self.received()
-            elif self._failure is not None:
-                raise self._failure
-            elif self._error is not None:
-                raise self._error
-            elif self._complete or self._connection is None:
-                return
-            else:
-                await self._wait(self._connection)
-
-    async def aclose(self) -> None:
-        self.release()
-
-    def release(self) -> None:
-        """Give the connection back to its pool if the answer is whole, close it otherwise."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.abort()
-
-    async def head(self) -> None:
-        """Wait for the status line and the header fields."""
-        while not self.head_complete:
-            if self._error is not None:
-                raise self._error
-            assert self._connection is not None
-            await self._wait(self._connection)
-
-    async def _wait(self, connection: Connection) -> None:
-        self._waiter = connection.loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def received(self) -> None:
-        """A read is used up: write out what it brought, or wake who waits for it."""
-        chunks = self.chunks
-        if self._write is None or self._blocked is not None or self._failure is not None:
-            if sum(map(len, chunks)) > HIGH_WATER_BYTES:
-                self._pause()
-            self.wake()
-        elif chunks:
-            data = chunks.pop() if len(chunks) == 1 else self._take()
-            try:
-                self._blocked = self._write(data)
-            except Exception as error:  # noqa: BLE001  # it belongs to the task that pumps, not to this callback
-                self._failure = error
-                self.wake()
-            if self._blocked is not None:
-                self._pause()
-                self.wake()
-
-    def _take(self) -> bytes:
-        chunks = self.chunks
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        chunks.clear()
-        return data
-
-    def _pause(self) -> None:
-        if not self._paused and self._connection is not None:
-            self._paused = True
-            self._connection.pause()
-
-    def _resume(self) -> None:
-        if self._paused:
-            self._paused = False
-            if self._connection is not None:
-                self._connection.resume()
-
-    def finish(self, error: UpstreamError | None = None) -> None:
-        """The connection will say no more: the answer is whole, or broken by `error`."""
-        self._connection = None
-        if error is None:
-            self._complete = True
-        else:
-            self._error = error
-        self.received()
-        self.wake()
-
-    def wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-
 class Connection(asyncio.Protocol):
     """One kept-alive connection to an endpoint; carries one request at a time."""
 
-    __slots__ = ("_answer", "_got_bytes", "_parser", "_pool", "_reused", "_transport", "closed", "idle_since", "loop")
+    __slots__ = (
+        "_answer",
+        "_got_bytes",
+        "_parser",
+        "_pool",
+        "_reused",
+        "_transport",
+        "_unasked",
+        "closed",
+        "idle_since",
+        "loop",
+    )
 
     def __init__(self, pool: Pool, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -194,6 +57,7 @@ class Connection(asyncio.Protocol):
         self._answer: Answer | None = None
         self._reused = False
         self._got_bytes = False
+        self._unasked = False
         self._transport: asyncio.Transport
 
     def send(self, request: bytes) -> Answer:
@@ -228,10 +92,10 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._break(UpstreamProtocolError(f"{self._pool.name} sent bytes that are not HTTP/1.1: {error}"))
             return
-        if answer is None:
-            self.abort()  # bytes that nobody asked for
-        else:
+        if answer is not None:
             answer.received()
+        if answer is None or self._unasked:
+            self.abort()  # what comes unasked would be taken for the next answer
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -256,9 +120,12 @@ class Connection(asyncio.Protocol):
 
     # httptools' callbacks
 
+    def on_message_begin(self) -> None:
+        self._unasked = self._answer is None
+
     def on_header(self, name: bytes, value: bytes) -> None:
         answer = self._answer
-        if answer is None:
+        if answer is None or answer.head_complete:  # a trailer comes too late for anybody
             return
         name = name.lower()
         if name not in _DROPPED:
@@ -301,6 +168,7 @@ class Pool:
         self.name = name
         self.open_count = 0
         self._idle: list[Connection] = []
+        self._sweeper: asyncio.TimerHandle | None = None
         self._heads: dict[tuple[str, str], bytes] = {}
         self._tls: ssl.SSLContext | None = None
         self._socket_path: str | None = None
@@ -340,11 +208,10 @@ class Pool:
             return answer
 
     def give_back(self, connection: Connection) -> None:
-        idle = self._idle
-        connection.idle_since = now = connection.loop.time()
-        idle.append(connection)
-        if now - idle[0].idle_since > IDLE_SECONDS:  # the least used is at the bottom: it goes first
-            idle.pop(0).abort()
+        connection.idle_since = connection.loop.time()
+        self._idle.append(connection)
+        if self._sweeper is None:
+            self._sweeper = connection.loop.call_later(IDLE_SECONDS, self._sweep, connection.loop)
 
     def forget(self, connection: Connection) -> None:
         if connection in self._idle:
@@ -352,8 +219,20 @@ class Pool:
 
     def close(self) -> None:
         """Close the idle connections; those in use close with their answers."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
         while self._idle:
             self._idle.pop().abort()
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let go of connections that nobody used for long; the least used are at the bottom."""
+        oldest = loop.time() - IDLE_SECONDS
+        used = next((at for at, connection in enumerate(self._idle) if connection.idle_since > oldest), len(self._idle))
+        for connection in self._idle[:used]:
+            connection.abort()
+        del self._idle[:used]
+        self._sweeper = loop.call_later(IDLE_SECONDS / 2, self._sweep, loop) if self._idle else None
 
     def _take(self) -> Connection | None:
         idle = self._idle

@@ -8,7 +8,13 @@ from gateway.operations import MODEL, STREAM, Operation
 
 _MESSAGES = {"type": "array", "items": {"type": "object"}, "minItems": 1}
 
-MESSAGES = Dialect("messages", Capability.MESSAGES, ends=(b"event: message_stop", b"event: error"), failure=named_event)
+MESSAGES = Dialect(
+    "messages",
+    Capability.MESSAGES,
+    # An engine that makes its messages out of chat chunks may let OpenAI's mark through behind either.
+    ends=(b"event: message_stop", b"event: error", b"data: [DONE]"),
+    failure=named_event,
+)
 COUNT_TOKENS = Dialect("messages_count_tokens", Capability.COUNT_TOKENS)
 
 OPERATIONS = (

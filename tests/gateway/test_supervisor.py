@@ -125,7 +125,7 @@ def test_nothing_to_serve_ends_with_status_1_and_each_reason(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--model-control-mode", "poll"), "comes with the model repository API"),
+        (("--load-model", "good"), "--load-model needs --model-control-mode explicit"),
         (("--model-repository", "/no/such/folder"), "'/no/such/folder' is not a directory"),
     ],
 )

@@ -1,0 +1,168 @@
+"""One response of an engine: its head, then its body as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from backends.errors import UpstreamError
+from backends.model import Write
+
+if TYPE_CHECKING:
+    from backends.engine.upstream import Connection
+
+# Bytes of a body held for a slow holder before the socket is no longer read.
+HIGH_WATER_BYTES = 256 * 1024
+
+
+class Answer:
+    """One response: its head once `Pool.send` has returned it, then its body, read as it comes.
+
+    An async iterator of the body's bytes. Raises `UpstreamError` when the connection breaks before the end.
+    `aclose` before the end closes the connection, by which the engine knows that nobody waits any more.
+    """
+
+    __slots__ = (
+        "_blocked",
+        "_complete",
+        "_connection",
+        "_error",
+        "_failure",
+        "_paused",
+        "_waiter",
+        "_write",
+        "chunks",
+        "framed",
+        "head_complete",
+        "headers",
+        "status",
+    )
+
+    def __init__(self, connection: Connection) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.head_complete = False
+        self.framed = False
+        self._connection: Connection | None = connection
+        self.chunks: list[bytes] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: UpstreamError | None = None
+        self._complete = False
+        self._paused = False
+        self._write: Write | None = None
+        self._blocked: Coroutine[Any, Any, None] | None = None
+        self._failure: Exception | None = None
+
+    def __aiter__(self) -> Answer:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self.chunks:
+            if self._error is not None:
+                raise self._error
+            if self._complete or self._connection is None:
+                raise StopAsyncIteration
+            await self._wait(self._connection)
+        data = self._take()
+        self._resume()
+        return data
+
+    async def pump(self, write: Write) -> None:
+        self._write = write
+        try:
+            await self._pump()
+        finally:
+            self._write = None  # it knows who holds this answer: a cycle that only the collector would free
+
+    async def _pump(self) -> None:
+        self.received()
+        while True:
+            if self._blocked is not None:
+                try:
+                    await self._blocked
+                finally:
+                    self._blocked = None
+                self._resume()
+                self.received()
+            elif self._failure is not None:
+                raise self._failure
+            elif self._error is not None:
+                raise self._error
+            elif self._complete or self._connection is None:
+                return
+            else:
+                await self._wait(self._connection)
+
+    async def aclose(self) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give the connection back to its pool if the answer is whole, close it otherwise."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+
+    async def head(self) -> None:
+        """Wait for the status line and the header fields."""
+        while not self.head_complete:
+            if self._error is not None:
+                raise self._error
+            assert self._connection is not None
+            await self._wait(self._connection)
+
+    async def _wait(self, connection: Connection) -> None:
+        self._waiter = connection.loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def received(self) -> None:
+        """A read is used up: write out what it brought, or wake who waits for it."""
+        chunks = self.chunks
+        if self._write is None or self._blocked is not None or self._failure is not None:
+            if sum(map(len, chunks)) > HIGH_WATER_BYTES:
+                self._pause()
+            self.wake()
+        elif chunks:
+            data = chunks.pop() if len(chunks) == 1 else self._take()
+            try:
+                self._blocked = self._write(data)
+            except Exception as error:  # noqa: BLE001  # it belongs to the task that pumps, not to this callback
+                self._failure = error
+                self.wake()
+            if self._blocked is not None:
+                self._pause()
+                self.wake()
+
+    def _take(self) -> bytes:
+        chunks = self.chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        return data
+
+    def _pause(self) -> None:
+        if not self._paused and self._connection is not None:
+            self._paused = True
+            self._connection.pause()
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            if self._connection is not None:
+                self._connection.resume()
+
+    def finish(self, error: UpstreamError | None = None) -> None:
+        """The connection will say no more: the answer is whole, or broken by `error`."""
+        self._connection = None
+        if error is None:
+            self._complete = True
+        else:
+            self._error = error
+        self.received()
+        self.wake()
+
+    def wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

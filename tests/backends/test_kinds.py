@@ -1,0 +1,28 @@
+"""The table of kinds: every module offers what a kind offers."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from backends.errors import InvalidRequest
+from backends.kinds import KINDS, Kind, find_kind
+
+REMOTE = {"openai"}
+
+
+@pytest.mark.parametrize("backend", KINDS)
+def test_every_kind_launches_and_connects_as_the_protocol_says(backend: str) -> None:
+    kind = find_kind(backend)
+    names = ["launch", "connect", *(["addresses"] if backend in REMOTE else [])]
+    for name in names:
+        expected = inspect.signature(getattr(Kind, name)).parameters
+        actual = inspect.signature(getattr(kind, name)).parameters
+        assert list(actual) == list(expected)[1:], name
+
+
+def test_an_unknown_backend_is_refused_with_those_there_are() -> None:
+    with pytest.raises(InvalidRequest, match="onnxruntime") as raised:
+        find_kind("onnxruntime")
+    assert all(name in raised.value.message for name in KINDS)

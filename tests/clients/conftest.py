@@ -1,0 +1,58 @@
+"""The engines that the official clients are put in front of: each started once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import anthropic
+import openai
+import pytest
+
+from tests.clients.served import EMBEDDER, Served, serving_kind
+from tests.conftest import DEMO_MODEL
+from tests.servers import Tritium
+
+
+@pytest.fixture(scope="session")
+def llamacpp(tritium_server: Tritium) -> Served:
+    return Served("llamacpp", tritium_server)
+
+
+@pytest.fixture(scope="session")
+def vllm() -> Iterator[Served]:
+    """A generator and an embedder, in two vLLM processes behind one gateway; responses are kept."""
+    store = {"VLLM_ENABLE_RESPONSES_API_STORE": "1"}
+    with serving_kind("vllm", DEMO_MODEL, EMBEDDER, environment=store) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def transformers() -> Iterator[Served]:
+    with serving_kind("transformers", DEMO_MODEL) as served:
+        yield served
+
+
+@pytest.fixture(params=["llamacpp", "vllm"])
+def served(request: pytest.FixtureRequest) -> Served:
+    """Each engine with the whole surface."""
+    found: Served = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(params=["llamacpp", "vllm", "transformers"])
+def generator(request: pytest.FixtureRequest) -> Served:
+    """Each engine that generates text."""
+    found: Served = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[openai.OpenAI]:
+    with served.openai() as client:
+        yield client
+
+
+@pytest.fixture
+def claude(served: Served) -> Iterator[anthropic.Anthropic]:
+    with served.anthropic() as client:
+        yield client
