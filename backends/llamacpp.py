@@ -102,7 +102,7 @@ def _arguments(config: ModelConfig) -> Arguments:
         raise InvalidRequest(
             f"Model {config.name!r}: the engine arguments are wrong: {error}. llama.cpp takes {known}."
         ) from error
-    for key in ("n_parallel", "n_ctx", "max_tokens"):
+    for key in ("n_parallel", "n_ctx", "n_batch", "max_tokens"):
         if getattr(arguments, key) < 1:
             raise InvalidRequest(f"Model {config.name!r}: {key!r} is less than 1.", param=key)
     if arguments.pooling not in _POOLINGS:

@@ -64,8 +64,8 @@ class Endpoints:
 class OpenAIRequest:
     """A request of the OpenAI surface on its way to a model: bytes, and the few fields that were read from them.
 
-    `body` goes upstream as it is. `deadline` is in `time.monotonic()` seconds. `headers` are those to send upstream
-    (request id, trace context), not all of the client's.
+    `path` comes without its `query`. `body` goes upstream as it is. `deadline` is in `time.monotonic()` seconds.
+    `headers` are those to send upstream (request id, trace context), not all of the client's.
     """
 
     path: str
@@ -75,6 +75,7 @@ class OpenAIRequest:
     headers: Headers = ()
     deadline: float | None = None
     method: str = "POST"
+    query: str = ""
 
 
 Write = Callable[[bytes], Coroutine[Any, Any, None] | None]

@@ -23,6 +23,7 @@ def launch(config: ModelConfig, *, runtime_dir: str) -> Sequence[Command]:  # no
     addresses(config)
     _capabilities(config)
     _parallelism(config)
+    _authorization(config)
     return []
 
 

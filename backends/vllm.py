@@ -13,6 +13,7 @@ from backends.engine.command import Command
 from backends.engine.environment import interpreter, socket_path
 from backends.engine.replicas import EngineModel
 from backends.engine.vllm_arguments import BOOLEANS, LISTS, REPEATED, RESERVED, SWITCHES, VALUES
+from backends.engine.vllm_dialect import Adapter
 from backends.errors import InvalidRequest
 from backends.model import Capability, Endpoints, Models
 
@@ -78,7 +79,8 @@ def connect(config: ModelConfig, endpoints: Endpoints, models: Models) -> Engine
         capabilities = _GENERATE
     else:
         capabilities = _CLASSIFY if arguments.get("convert") == "classify" else _EMBED
-    return EngineModel(config, endpoints, capabilities=capabilities, parallelism=arguments["max_num_seqs"])
+    parallelism = arguments["max_num_seqs"]
+    return EngineModel(config, endpoints, capabilities=capabilities, parallelism=parallelism, adapter=Adapter())
 
 
 def _arguments(config: ModelConfig) -> dict[str, Any]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi_swagger import patch_fastapi
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from backends.errors import ServingError
 from gateway.body import Receive
@@ -33,6 +35,7 @@ OPERATIONS: tuple[Operation, ...] = (
 )
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
+_METHODS = ("DELETE", "GET", "HEAD", "POST")
 
 
 class Endpoint:
@@ -56,6 +59,7 @@ class App:
     def __init__(self, plane: Plane) -> None:
         endpoints = {operation.path: Endpoint(plane, operation) for operation in OPERATIONS}
         self._hot = endpoints
+        self._telemetry = plane.telemetry
         self._fastapi = _fastapi(plane, endpoints)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,7 +68,19 @@ class App:
             if endpoint is not None:
                 await endpoint(scope, receive, send)
                 return
-        await self._fastapi(scope, receive, send)
+        request_id = self._telemetry.request_id(dict(scope["headers"]).get(b"x-request-id"))
+        scope["state"] = {"request_id": request_id}
+
+        async def identified(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+            await send(message)
+
+        await self._fastapi(scope, receive, identified)
+
+    def document(self) -> dict[str, Any]:
+        """The OpenAPI document."""
+        return self._fastapi.openapi()
 
 
 def _fastapi(plane: Plane, endpoints: dict[str, Endpoint]) -> FastAPI:
@@ -77,6 +93,7 @@ def _fastapi(plane: Plane, endpoints: dict[str, Endpoint]) -> FastAPI:
         redirect_slashes=False,
         swagger_ui_oauth2_redirect_url=None,
     )
+    app.include_router(_pages())
     patch_fastapi(app, redirect_from_root_to_docs=False)  # the page's script is served from here, not from elsewhere
     app.router.routes.extend(Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items())
     app.include_router(_guarded_routes(plane))
@@ -86,6 +103,23 @@ def _fastapi(plane: Plane, endpoints: dict[str, Endpoint]) -> FastAPI:
     app.add_exception_handler(Exception, _internal_error)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     return app
+
+
+def _pages() -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        # Relative, unlike the package's own page: whatever scheme and name a proxy in front is asked by.
+        return get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title="Tritium",
+            swagger_js_url="swagger/swagger-ui-bundle.js",
+            swagger_css_url="swagger/swagger-ui.css",
+            swagger_favicon_url="swagger/favicon-32x32.png",
+        )
+
+    return router
 
 
 def _guarded_routes(plane: Plane) -> APIRouter:
@@ -155,7 +189,15 @@ async def _http_error(request: Request, error: Exception) -> Response:
         "param": None,
         "code": _CODES.get(error.status_code),
     }
-    return JSONResponse({"type": "error", "error": fields}, error.status_code, error.headers)
+    headers = error.headers
+    if error.status_code == 405:  # the router names the methods of the first route only
+        headers = {"allow": ", ".join(method for method in _METHODS if _is_routed(request, method))}
+    return JSONResponse({"type": "error", "error": fields}, error.status_code, headers)
+
+
+def _is_routed(request: Request, method: str) -> bool:
+    scope = {**request.scope, "method": method}
+    return any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes)
 
 
 async def _serving_error(_request: Request, error: Exception) -> Response:

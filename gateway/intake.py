@@ -83,8 +83,8 @@ async def _serve(
     if (timeout := headers.get(b"x-request-timeout-ms")) is not None:
         watch.shorten(record.started_at + read_timeout(timeout))
     watch.departure()
-    entry, model = plane.registry.offering(call.model, dialect.capability)
     record.route(call.model, call.stream)
+    entry, model = plane.registry.offering(call.model, dialect.capability)
     if call.stream:
         watch.stream(reply.keep_alive)
     gate = entry.gate
@@ -94,9 +94,10 @@ async def _serve(
     record.admit()
     admitted_at = monotonic()
     try:
-        request = OpenAIRequest(
-            _target(scope), call.body, call.model, call.stream, _passed_on(headers, record), watch.deadline
-        )
+        fields = _passed_on(headers, record)
+        request = OpenAIRequest(scope["path"], call.body, call.model, call.stream, fields, watch.deadline)
+        if query := scope["query_string"]:
+            request.query = query.decode("latin-1")
         record.sent()
         watch.heard_at = record.sent_at
         watch.on_engine = True
@@ -110,12 +111,6 @@ async def _serve(
             await response.body.aclose()
     finally:
         gate.leave(admitted_at)
-
-
-def _target(scope: Scope) -> str:
-    path: str = scope["path"]
-    query: bytes = scope["query_string"]
-    return f"{path}?{query.decode('latin-1')}" if query else path
 
 
 def _passed_on(headers: dict[bytes, bytes], record: Exchange) -> Headers:

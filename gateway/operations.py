@@ -12,6 +12,15 @@ Schema = Mapping[str, Any]
 
 TEXT: Schema = {"type": "string"}
 TEXTS: Schema = {"anyOf": [TEXT, {"type": "array", "items": TEXT}]}
+PROMPTS: Schema = {
+    "anyOf": [
+        TEXT,
+        {"type": "array", "items": TEXT},
+        {"type": "array", "items": {"type": "integer"}},
+        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+    ],
+    "description": "A text, texts, the tokens of one or of several.",
+}
 MODEL: Schema = {"type": "string", "minLength": 1, "description": "Name of a model, as GET /v1/models lists it."}
 STREAM: Schema = {"anyOf": [{"type": "boolean"}, {"type": "null"}], "description": "Answer by server-sent events."}
 STREAM_OPTIONS: Schema = {
@@ -38,7 +47,7 @@ class Operation:
         body = {"type": "object", "properties": dict(self.properties), "required": list(self.required)}
         content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
         if "stream" in self.properties:
-            content["text/event-stream"] = {"schema": TEXT}
+            content["text/event-stream"] = {}  # OpenAPI 3.1 has no words for a sequence of events
         return {
             "summary": self.summary,
             "operationId": self.path.strip("/").replace("/", "_"),

@@ -16,6 +16,7 @@ from backends.errors import ModelNotFound, ServingError
 from backends.kinds import find_kind
 from backends.model import Capability, Endpoints, OpenAIModel, State
 from gateway.announcement import announcement, base_url, failures
+from gateway.auth import Keys
 from gateway.children import SERVER_ARGV, ServerChild
 from gateway.loading import LoadedModel, choose, prepare
 from gateway.metrics import Ledger, MetricsServer
@@ -38,6 +39,7 @@ async def supervise(settings: Settings, *, server_argv: Sequence[str] = SERVER_A
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     try:
+        Keys.read(str(settings.api_key_file) if settings.api_key_file else None)  # each server process reads it too
         with _runtime_dir(settings) as runtime_dir, _listening(settings) as listeners:
             return await _Supervisor(settings, runtime_dir, listeners, server_argv).run()
     except ServingError as error:

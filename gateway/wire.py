@@ -98,6 +98,10 @@ class Wire(asyncio.Transport):
         self._held_back = False
         self._lookout: asyncio.TimerHandle | None = None
 
+    def bare(self) -> Wire:
+        """Another wire over the same connection, before anything went over this one: it writes no chunks."""
+        return _BareWire(self._transport, self._outbox)
+
     def chunk(self, data: bytes) -> None:
         """One chunk of a chunked body (RFC 9112 §7.1), between the head and the end, which go through ASGI."""
         pending = self._pending
@@ -214,8 +218,9 @@ class WiredProtocol(HttpToolsProtocol):
         super().connection_made(self._wire)
 
     def on_headers_complete(self) -> None:
-        if self.parser.get_http_version() == "1.0":  # the connection's only request
-            self._wire = self.transport = _BareWire(self.transport, self.outbox)
+        # A later request of a connection has no business to be older than the first.
+        if self._running is None and self.parser.get_http_version() == "1.0":
+            self._wire = self.transport = self._wire.bare()
         self.scope["extensions"] = {EXTENSION: self._wire}  # type: ignore[dict-item]  # our own extension
         super().on_headers_complete()
 

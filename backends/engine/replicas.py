@@ -53,7 +53,8 @@ class EngineModel:
         adapter = self._adapter
         if adapter is not None:
             request = adapter.request(request)
-        answer = await pool.send(request.method, request.path, request.headers, request.body)
+        target = f"{request.path}?{request.query}" if request.query else request.path
+        answer = await pool.send(request.method, target, request.headers, request.body)
         response = OpenAIResponse(answer.status, answer.headers, answer)
         return response if adapter is None else adapter.response(request, response)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from backends.model import Capability
 from gateway.dialect import Dialect
-from gateway.operations import MODEL, STREAM, STREAM_OPTIONS, TEXTS, Operation
+from gateway.operations import MODEL, PROMPTS, STREAM, STREAM_OPTIONS, Operation
 from gateway.stream_options import read_generation
 
 COMPLETIONS = Dialect("completions", Capability.COMPLETIONS, read=read_generation)
@@ -14,7 +14,7 @@ OPERATIONS = (
         "/v1/completions",
         COMPLETIONS,
         "Continue a text",
-        {"model": MODEL, "prompt": TEXTS, "stream": STREAM, "stream_options": STREAM_OPTIONS},
+        {"model": MODEL, "prompt": PROMPTS, "stream": STREAM, "stream_options": STREAM_OPTIONS},
         ("model", "prompt"),
     ),
 )

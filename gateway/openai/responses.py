@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from time import monotonic
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from backends.errors import ModelNotReady, NotFound
+from backends.errors import (
+    DeadlineExceeded,
+    ModelNotReady,
+    NotFound,
+    ServingError,
+    Unavailable,
+    UpstreamError,
+    UpstreamProtocolError,
+)
 from backends.model import Capability, OpenAIRequest, OpenAIResponse
 from gateway.dialect import Dialect, named_event
-from gateway.errors import from_engine
+from gateway.errors import envelope, from_engine
+from gateway.events import Events
 from gateway.operations import MODEL, STREAM, Operation
 from gateway.plane import Plane
+from gateway.registry import Entry
 
 RESPONSES = Dialect(
     "responses",
@@ -22,6 +32,9 @@ RESPONSES = Dialect(
     ends=(b"event: response.completed", b"event: response.incomplete", b"event: response.failed", b"event: error"),
     failure=named_event,
 )
+
+# No such response, or an engine that keeps none and has no such route.
+_UNKNOWN = frozenset({404, 405, 501})
 
 OPERATIONS = (
     Operation(
@@ -38,32 +51,49 @@ async def stored_response(plane: Plane, request: Request) -> Response:
     """Get, cancel or delete a stored response.
 
     Its path names no model, and any server process must find it: the models that offer responses are asked in
-    turn. Raises `NotFound` when each says 404.
+    turn, each as often as it has endpoints, for these take turns. Raises `NotFound` when none knows it, what an
+    engine failed with when one could not say, `DeadlineExceeded`.
     """
-    query = request.url.query
-    path = request.url.path + (f"?{query}" if query else "")
-    deadline = monotonic() + plane.settings.request_timeout
-    for name, entry in plane.registry.entries().items():
-        model = entry.model
-        if model is None or Capability.RESPONSES not in model.capabilities:
-            continue
-        asked = OpenAIRequest(path, b"", name, stream=False, deadline=deadline, method=request.method)
-        try:
-            answer = await model.respond(asked)
-        except ModelNotReady:
-            continue
-        if answer.status != 404:
-            return await _passed_on(answer)
-        await answer.body.aclose()
+    failure: ServingError | None = None
+    try:
+        async with asyncio.timeout(plane.settings.request_timeout):
+            for entry in plane.registry.entries().values():
+                for _ in entry.endpoints.current:
+                    try:
+                        answer = await _ask(entry, request)
+                    except (Unavailable, UpstreamError) as error:
+                        failure = failure if isinstance(error, ModelNotReady) else error
+                        continue
+                    if answer is not None:
+                        return await _passed_on(answer)
+    except TimeoutError as error:
+        raise DeadlineExceeded("The request did not finish before its deadline.") from error
     response_id = request.path_params["response_id"]
-    raise NotFound(f"No response with id '{response_id}' is kept by an engine.", param="response_id")
+    raise failure or NotFound(f"No response with id '{response_id}' is kept by an engine.", param="response_id")
+
+
+async def _ask(entry: Entry, request: Request) -> OpenAIResponse | None:
+    """One endpoint's answer, None where it knows nothing of the response."""
+    model = entry.model
+    if model is None or Capability.RESPONSES not in model.capabilities:
+        return None
+    # As the client wrote it: what its escapes stand for must not become part of the request line.
+    path, query = request.scope["raw_path"], request.scope["query_string"]
+    target = (b"%b?%b" % (path, query) if query else path).decode("latin-1")
+    headers = ((b"x-request-id", request.state.request_id),)
+    name = entry.status.config.name
+    answer = await model.respond(OpenAIRequest(target, b"", name, stream=False, headers=headers, method=request.method))
+    if answer.status not in _UNKNOWN:
+        return answer
+    await answer.body.aclose()
+    return None
 
 
 async def _passed_on(answer: OpenAIResponse) -> Response:
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
     if headers.get("content-type", "").startswith("text/event-stream"):
         headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        return StreamingResponse(_closing(answer), answer.status, headers)
+        return StreamingResponse(_events(answer), answer.status, headers)
     try:
         body = b"".join([data async for data in answer.body])
     finally:
@@ -74,9 +104,17 @@ async def _passed_on(answer: OpenAIResponse) -> Response:
     return Response(body, answer.status, headers)
 
 
-async def _closing(answer: OpenAIResponse) -> AsyncIterator[bytes]:
+async def _events(answer: OpenAIResponse) -> AsyncIterator[bytes]:
+    events = Events(strip_usage=False)
     try:
         async for data in answer.body:
-            yield data
+            if whole := events.feed(data):
+                yield whole
+            if events.failed:
+                return
+        if not events.ended_with(RESPONSES.ends):
+            raise UpstreamProtocolError("The engine ended its stream before the answer was complete.")
+    except UpstreamError as error:
+        yield RESPONSES.failure(envelope(error))
     finally:
         await answer.body.aclose()

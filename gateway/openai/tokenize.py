@@ -10,7 +10,12 @@ TOKENIZE = Dialect("tokenize", Capability.TOKENIZE)
 DETOKENIZE = Dialect("detokenize", Capability.DETOKENIZE)
 
 OPERATIONS = (
-    Operation("/tokenize", TOKENIZE, "Text or messages to token ids", {"model": MODEL, "prompt": TEXT}),
+    Operation(
+        "/tokenize",
+        TOKENIZE,
+        "Text or messages to token ids",
+        {"model": MODEL, "prompt": TEXT, "messages": {"type": "array", "items": {"type": "object"}}},
+    ),
     Operation(
         "/detokenize",
         DETOKENIZE,

@@ -45,6 +45,7 @@ def test_one_process_on_a_unix_socket_is_launched(tmp_path: Path) -> None:
         ({"n_parallel": 0}, "n_parallel"),
         ({"n_ctx": -1}, "n_ctx"),
         ({"max_tokens": 0}, "max_tokens"),
+        ({"n_batch": 0}, "n_batch"),
         ({"pooling": "best"}, "pooling"),
         ({"model": "gone.gguf"}, r"gone\.gguf"),
         ({"chat_template": "gone.jinja"}, r"gone\.jinja"),

@@ -132,6 +132,20 @@ async def test_a_stream_gets_a_usage_chunk_and_an_end() -> None:
     assert (done, rest) == (b"data: [DONE]", b"")
 
 
+async def test_chunks_carry_the_models_own_name() -> None:
+    def said(model: str) -> list[bytes]:
+        delta = {"content": '"model":"m@main"'}
+        return [
+            event({**LAST, "model": model, "choices": [{"index": 0, "delta": delta}]}),
+            event({**LAST, "model": model}),
+        ]
+
+    body = await read(Adapter().response(asked(stream=True), stream(*said("m@main"))).body)
+    assert body == b"".join(said("m"))
+    data = [*said("m@main"), event({**LAST, "model": "m@main", "usage": USAGE})]
+    assert json.loads(await read(Adapter().response(asked(), stream(*data)).body))["model"] == "m"
+
+
 async def test_a_stream_that_broke_gets_no_end() -> None:
     response = stream(b'data: {"error": "out of memory"}\n\n')
     assert b"[DONE]" not in await read(Adapter().response(asked(stream=True), response).body)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import anthropic
 import httpx
-import openai
+from anthropic import Anthropic, AsyncAnthropic
+from openai import AsyncOpenAI, OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.engine.environment import interpreter
@@ -40,17 +40,17 @@ class Served:
     server: Tritium
     model: str = DEMO_MODEL
 
-    def openai(self, **options: Any) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.server.url}/v1", **{"api_key": "none", "max_retries": 0} | options)
+    def openai(self, *, timeout: float = 60) -> OpenAI:
+        return OpenAI(base_url=f"{self.server.url}/v1", api_key="none", max_retries=0, timeout=timeout)
 
-    def openai_async(self, **options: Any) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(base_url=f"{self.server.url}/v1", **{"api_key": "none", "max_retries": 0} | options)
+    def openai_async(self) -> AsyncOpenAI:
+        return AsyncOpenAI(base_url=f"{self.server.url}/v1", api_key="none", max_retries=0)
 
-    def anthropic(self) -> anthropic.Anthropic:
-        return anthropic.Anthropic(base_url=self.server.url, api_key="none", max_retries=0)
+    def anthropic(self) -> Anthropic:
+        return Anthropic(base_url=self.server.url, api_key="none", max_retries=0)
 
-    def anthropic_async(self) -> anthropic.AsyncAnthropic:
-        return anthropic.AsyncAnthropic(base_url=self.server.url, api_key="none", max_retries=0)
+    def anthropic_async(self) -> AsyncAnthropic:
+        return AsyncAnthropic(base_url=self.server.url, api_key="none", max_retries=0)
 
     def post(self, path: str, model: str = "", **fields: Any) -> Any:
         """What the official clients have no method for; it must succeed."""

@@ -13,11 +13,11 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.engine
 
-GREEDY = {"extra_body": {"temperature": 0}}
+GREEDY: Any = {"extra_body": {"temperature": 0}}
 
 
 def test_a_message_is_whole(served: Served, claude: anthropic.Anthropic) -> None:
-    answer = claude.messages.create(model=served.model, messages=COUNT, max_tokens=6, system="Be brief.")
+    answer = claude.messages.create(model=served.model, messages=COUNT, max_tokens=6, system="Be brief.", **GREEDY)
     assert (answer.type, answer.role, answer.model) == ("message", "assistant", served.model)
     (block,) = answer.content
     assert block.type == "text"
@@ -36,7 +36,8 @@ def test_a_message_streams(served: Served, claude: anthropic.Anthropic) -> None:
     assert block.text == text
     assert final.stop_reason == "max_tokens"
     assert final.usage.output_tokens == 9
-    assert text == claude.messages.create(model=served.model, messages=COUNT, max_tokens=9, **GREEDY).content[0].text  # type: ignore[union-attr]  # a text block
+    whole: Any = claude.messages.create(model=served.model, messages=COUNT, max_tokens=9, **GREEDY)
+    assert whole.content[0].text == text
     eventually(lambda: served.metric(GENERATED[served.kind]) == before + 18, what="the engine's count")
 
 
@@ -55,9 +56,9 @@ def test_the_events_of_a_stream_come_in_anthropics_order(served: Served, claude:
 
 async def test_an_asynchronous_client_streams(served: Served) -> None:
     async with served.anthropic_async() as client:
-        async with client.messages.stream(model=served.model, messages=COUNT, max_tokens=5) as stream:
+        async with client.messages.stream(model=served.model, messages=COUNT, max_tokens=5, **GREEDY) as stream:
             text = "".join([piece async for piece in stream.text_stream])
-        whole = await client.messages.create(model=served.model, messages=COUNT, max_tokens=5)
+        whole = await client.messages.create(model=served.model, messages=COUNT, max_tokens=5, **GREEDY)
     assert text
     assert whole.usage.output_tokens == 5
 
@@ -86,11 +87,8 @@ def test_a_tool_that_is_demanded_is_used(vllm: Served, choice: Any) -> None:
         (block,) = client.messages.create(**asked, max_tokens=200).content
         with client.messages.stream(**asked, max_tokens=200) as stream:
             (streamed,) = stream.get_final_message().content
-    for each in (block, streamed):
-        assert each.type == "tool_use"
-        assert each.name == "get_weather"
-        assert isinstance(each.input, dict)
-        assert list(each.input) == ["city"]
+    uses: tuple[Any, ...] = (block, streamed)
+    assert [(use.type, use.name, list(use.input)) for use in uses] == [("tool_use", "get_weather", ["city"])] * 2
 
 
 def test_a_tool_that_the_engine_cannot_be_held_to_is_refused(llamacpp: Served) -> None:

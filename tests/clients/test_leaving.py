@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -101,9 +102,37 @@ async def test_leaving_while_the_prompt_is_read_frees_the_engine(
     await is_running(served, 0, seconds=FREED_SECONDS)
 
 
+async def test_leaving_in_the_middle_of_a_long_prompt_frees_the_engine(served: Served) -> None:
+    async def read() -> None:
+        async with served.openai_async() as client:
+            # Not from the cache of prompts: its first words are its own.
+            prompt = f"{time.time()} " + "again " * 1500
+            await client.completions.create(model=served.model, prompt=prompt, max_tokens=100, stream=True)
+
+    async with asking(lambda _: read(), served) as task:
+        await is_running(served, 1)
+        assert not task.done()
+    # What is being computed when it leaves is computed to its end: a batch of the prompt.
+    await is_running(served, 0, seconds=2 * FREED_SECONDS)
+
+
 async def test_all_that_leave_at_once_are_freed(served: Served) -> None:
-    tasks = [asyncio.create_task(chat_stream(served) if index % 2 else chat(served)) for index in range(8)]
-    await is_running(served, 8, seconds=20.0)
+    # Once they generate: the prompts of all are one batch, which no engine gives up in the middle.
+    generating = asyncio.Barrier(9)
+
+    async def stream() -> None:
+        async with served.openai_async() as client:
+            chunks = await client.chat.completions.create(model=served.model, messages=STORY, stream=True, **FOREVER)
+            async for chunk in chunks:
+                if chunk.choices[0].delta.content:
+                    break
+            await generating.wait()
+            async for _ in chunks:
+                pass
+
+    tasks = [asyncio.create_task(stream()) for _ in range(8)]
+    await generating.wait()
+    await is_running(served, 8)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -118,7 +147,7 @@ async def test_leaving_stops_an_engine_without_metrics(transformers: Served, is_
     async def stream() -> None:
         async with transformers.openai_async() as client:
             asked: Any = {"model": transformers.model, "messages": STORY, "max_tokens": 1500}
-            answer = await client.chat.completions.create(**asked, stream=is_stream)
+            answer: Any = await client.chat.completions.create(**asked, stream=is_stream)
             if is_stream:
                 async for _ in answer:
                     pass

@@ -61,7 +61,12 @@ def test_a_stream_is_a_role_then_text_then_a_reason(generator: Served, writer: o
 async def test_an_asynchronous_client_streams(generator: Served) -> None:
     async with generator.openai_async() as client:
         stream = await client.chat.completions.create(
-            model=generator.model, messages=COUNT, max_tokens=6, stream=True, stream_options={"include_usage": True}
+            model=generator.model,
+            messages=COUNT,
+            max_tokens=6,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
         )
         chunks = [chunk async for chunk in stream]
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
@@ -98,7 +103,7 @@ def test_a_stream_without_usage_asked_for_has_none(generator: Served, writer: op
 
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_two_choices_come_each_whole(served: Served, client: openai.OpenAI, is_stream: bool) -> None:
-    asked: Any = {"model": served.model, "messages": COUNT, "max_tokens": 4, "n": 2}
+    asked: Any = {"model": served.model, "messages": COUNT, "max_tokens": 4, "n": 2, "extra_body": {"ignore_eos": True}}
     if is_stream:
         with client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}) as stream:
             chunks = list(stream)

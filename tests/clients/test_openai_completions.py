@@ -54,7 +54,7 @@ def test_several_prompts_stream_side_by_side(served: Served, client: openai.Open
     with client.completions.create(
         model=served.model, prompt=[PROMPT, "A, b,"], max_tokens=3, stream=True, extra_body={"ignore_eos": True}
     ) as stream:
-        choices = [choice for chunk in stream for choice in chunk.choices]
+        choices: list[Any] = [choice for chunk in stream for choice in chunk.choices]
     assert sorted(choice.index for choice in choices if choice.finish_reason) == [0, 1]
     assert all("".join(choice.text for choice in choices if choice.index == index) for index in (0, 1))
 

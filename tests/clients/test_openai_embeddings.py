@@ -6,6 +6,7 @@ import base64
 import math
 from array import array
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -45,8 +46,8 @@ async def test_an_asynchronous_client_embeds(vllm: Served) -> None:
 
 def test_base64_and_numbers_are_the_same_vector(embedder: openai.OpenAI) -> None:
     numbers = embedder.embeddings.create(model=EMBEDDER, input=QUERY, encoding_format="float").data[0].embedding
-    packed = embedder.embeddings.create(model=EMBEDDER, input=QUERY, encoding_format="base64").data[0].embedding
-    assert isinstance(packed, str)
+    answer: Any = embedder.embeddings.create(model=EMBEDDER, input=QUERY, encoding_format="base64")
+    packed: str = answer.data[0].embedding
     unpacked = array("f", base64.b64decode(packed)).tolist()
     decoded_by_client = embedder.embeddings.create(model=EMBEDDER, input=QUERY).data[0].embedding
     assert numbers == pytest.approx(unpacked, abs=1e-6)

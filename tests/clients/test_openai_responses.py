@@ -45,7 +45,7 @@ def test_a_response_is_whole(served: Served, client: openai.OpenAI) -> None:
 
 
 def test_a_response_that_its_limit_cut_is_incomplete(served: Served, client: openai.OpenAI) -> None:
-    asked: Any = {"model": served.model, "input": "Count to a hundred.", "max_output_tokens": 5}
+    asked: Any = {"model": served.model, "input": "Count to a hundred.", "max_output_tokens": 5, "temperature": 0}
     answer = client.responses.create(**asked)
     assert answer.status == "incomplete"
     assert answer.incomplete_details is not None
@@ -58,7 +58,7 @@ def test_a_response_that_its_limit_cut_is_incomplete(served: Served, client: ope
 
 def test_events_are_numbered_and_placed(served: Served, client: openai.OpenAI) -> None:
     before = served.metric(GENERATED[served.kind])
-    asked: Any = {"model": served.model, "input": "Count to a hundred.", "max_output_tokens": 7}
+    asked: Any = {"model": served.model, "input": "Count to a hundred.", "max_output_tokens": 7, "temperature": 0}
     with client.responses.create(**asked, stream=True) as stream:
         events: list[Any] = list(stream)
     assert [event.sequence_number for event in events] == list(range(len(events)))

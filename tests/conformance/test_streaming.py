@@ -22,7 +22,7 @@ from tests.servers import ROOT, Tritium, echo_repository, serving, unavailable
 from tests.waiting import eventually
 
 TURNS: list[Any] = [{"role": "user", "content": "Count from one to twenty."}]
-FEW = {"max_tokens": 12, "temperature": 0}
+FEW: dict[str, Any] = {"max_tokens": 12, "temperature": 0}
 
 # What each kind calls the requests that run now; without one the gateway's own count must do.
 RUNNING = {"echo": "vllm:num_requests_running", "vllm": "vllm:num_requests_running"}
@@ -78,8 +78,8 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_a_chat_stream_is_a_role_then_text_then_one_finish_reason(served: Served) -> None:
-    with served.client().chat.completions.create(model=served.model, messages=TURNS, stream=True, **FEW) as stream:
-        chunks = list(stream)
+    asked = {"model": served.model, "messages": TURNS, **FEW}
+    chunks = list(served.client().chat.completions.create(**asked, stream=True))
     choices = [chunk.choices[0] for chunk in chunks]
     assert choices[0].delta.role == "assistant"
     assert "".join(choice.delta.content or "" for choice in choices)
@@ -125,7 +125,8 @@ def test_a_stream_says_what_the_whole_answer_says(served: Served) -> None:
 
 
 def test_text_completions_stream(served: Served) -> None:
-    parts = list(served.client().completions.create(model=served.model, prompt="One, two,", stream=True, **FEW))
+    asked = {"model": served.model, "prompt": "One, two,", **FEW}
+    parts = list(served.client().completions.create(**asked, stream=True))
     assert "".join(part.choices[0].text for part in parts)
     assert [part.choices[0].finish_reason for part in parts if part.choices[0].finish_reason] in (["stop"], ["length"])
 

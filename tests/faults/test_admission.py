@@ -40,12 +40,16 @@ async def engine(server: Tritium) -> AsyncIterator[EchoEngine]:
     assert count(server, "queue_depth") == 0
 
 
+def underway(server: Tritium, model: str, number: float) -> None:
+    eventually(lambda: count(server, "requests_in_flight", model=model) == number)
+
+
 async def fill(stack: AsyncExitStack, server: Tritium, number: int) -> None:
     """So many requests more that never end, each in its place before the next comes."""
     there = count(server, "requests_in_flight", model="echo")
     for more in range(1, number + 1):
         await stack.enter_async_context(asking(server.url, question(echo=FOREVER)))
-        eventually(lambda goal=there + more: count(server, "requests_in_flight", model="echo") == goal)
+        underway(server, "echo", there + more)
 
 
 async def test_the_engine_gets_as_many_requests_as_it_has_slots(server: Tritium, engine: EchoEngine) -> None:
@@ -77,7 +81,7 @@ async def fill_steady(stack: AsyncExitStack, server: Tritium) -> None:
     """Every permit and place of a model whose requests all take as long."""
     for number in range(SLOTS + QUEUE):
         await stack.enter_async_context(asking(server.url, question(model="steady", echo=STEADY)))
-        eventually(lambda goal=number + 1: count(server, "requests_in_flight", model="steady") == goal)
+        underway(server, "steady", number + 1)
 
 
 async def test_a_client_that_waits_as_long_as_it_is_told_gets_in(server: Tritium) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from typing import Any
 
 import anthropic
@@ -12,7 +12,18 @@ import pytest
 
 from tests.engines import EchoEngine
 from tests.faults.looking import at_rest, complaints, count, engine_of
-from tests.faults.talking import CHAT, FAMILIES, MESSAGES, RESPONSES, ask, asking, data_of, error_of, events_of, question
+from tests.faults.talking import (
+    CHAT,
+    FAMILIES,
+    MESSAGES,
+    RESPONSES,
+    ask,
+    asking,
+    data_of,
+    error_of,
+    events_of,
+    question,
+)
 from tests.servers import Tritium, echo_repository, serving
 from tests.waiting import eventually
 
@@ -29,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritium]:
         assert [line for line in complaints(tritium) if "mortal: RESTARTING" not in line] == []
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 async def engine(server: Tritium) -> AsyncIterator[EchoEngine]:
     with engine_of(server) as echo:
         echo.reset()
@@ -57,12 +68,15 @@ def check_broken_off(path: str, body: bytes, words: int) -> dict[str, Any]:
     return error_of(events[-1])
 
 
+async def read(stream: AsyncIterable[Any], items: list[Any]) -> None:
+    """Add what a client's stream brings, until it raises."""
+    async for item in stream:
+        items.append(item)  # noqa: PERF401  # what came before the end counts
+
+
 @pytest.mark.parametrize("fault", BREAKS)
 @pytest.mark.parametrize("path", FAMILIES)
-async def test_a_stream_that_breaks_off_ends_with_one_error_event(
-    server: Tritium, engine: EchoEngine, path: str, fault: str
-) -> None:
-    assert engine
+async def test_a_stream_that_breaks_off_ends_with_one_error_event(server: Tritium, path: str, fault: str) -> None:
     answer, body = await ask(server.url, failing(path, fault, after=2), path)
     assert answer.status == 200
     error = check_broken_off(path, body, words=2)
@@ -72,10 +86,7 @@ async def test_a_stream_that_breaks_off_ends_with_one_error_event(
 
 @pytest.mark.parametrize("fault", BREAKS)
 @pytest.mark.parametrize("path", FAMILIES)
-async def test_a_stream_that_breaks_before_its_first_event_is_a_502(
-    server: Tritium, engine: EchoEngine, path: str, fault: str
-) -> None:
-    assert engine
+async def test_a_stream_that_breaks_before_its_first_event_is_a_502(server: Tritium, path: str, fault: str) -> None:
     answer, body = await ask(server.url, failing(path, fault, after=0), path)
     if path == RESPONSES and answer.status == 200:
         check_broken_off(path, body, words=0)  # its first events come before the first token
@@ -87,10 +98,7 @@ async def test_a_stream_that_breaks_before_its_first_event_is_a_502(
 
 @pytest.mark.parametrize("fault", BREAKS)
 @pytest.mark.parametrize("path", FAMILIES)
-async def test_a_whole_answer_that_breaks_off_is_a_502(
-    server: Tritium, engine: EchoEngine, path: str, fault: str
-) -> None:
-    assert engine
+async def test_a_whole_answer_that_breaks_off_is_a_502(server: Tritium, path: str, fault: str) -> None:
     answer, body = await ask(server.url, failing(path, fault, stream=False), path)
     assert answer.status == 502
     assert "closed the connection before its answer was complete" in json.loads(body)["error"]["message"]
@@ -98,10 +106,7 @@ async def test_a_whole_answer_that_breaks_off_is_a_502(
 
 @pytest.mark.parametrize("after", [0, 2])
 @pytest.mark.parametrize("path", FAMILIES)
-async def test_the_engines_own_error_event_is_the_last_word(
-    server: Tritium, engine: EchoEngine, path: str, after: int
-) -> None:
-    assert engine
+async def test_the_engines_own_error_event_is_the_last_word(server: Tritium, path: str, after: int) -> None:
     before = count(server, "errors_total", kind="upstream_error")
     _, body = await ask(server.url, failing(path, "error-event", after=after), path)
     events = events_of(body)
@@ -116,8 +121,7 @@ async def test_the_engines_own_error_event_is_the_last_word(
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("path", FAMILIES)
-async def test_a_refused_connection_is_a_502(server: Tritium, engine: EchoEngine, path: str, stream: bool) -> None:
-    assert engine
+async def test_a_refused_connection_is_a_502(server: Tritium, path: str, stream: bool) -> None:
     answer, body = await ask(server.url, failing(path, "refuse", stream=stream), path)
     assert answer.status == 502
     assert json.loads(body)["error"]["code"] == "engine_error"
@@ -136,9 +140,8 @@ async def test_a_refused_connection_is_a_502(server: Tritium, engine: EchoEngine
 )
 @pytest.mark.parametrize("path", FAMILIES)
 async def test_the_engines_error_passes_in_the_envelope(
-    server: Tritium, engine: EchoEngine, path: str, fault: str, status: int, message: str, stream: bool
+    server: Tritium, path: str, fault: str, status: int, message: str, stream: bool
 ) -> None:
-    assert engine
     answer, body = await ask(server.url, failing(path, fault, stream=stream), path)
     assert answer.status == status
     assert answer.headers["content-type"] == "application/json"
@@ -149,34 +152,26 @@ async def test_the_engines_error_passes_in_the_envelope(
 
 @pytest.mark.parametrize("status", ["429", "503"])
 @pytest.mark.parametrize("stream", [True, False])
-async def test_the_engines_retry_after_is_passed_on(
-    server: Tritium, engine: EchoEngine, stream: bool, status: str
-) -> None:
-    assert engine
+async def test_the_engines_retry_after_is_passed_on(server: Tritium, stream: bool, status: str) -> None:
     answer, _ = await ask(server.url, failing(fault=status, stream=stream, retry_after=7))
     assert (answer.status, answer.headers["retry-after"]) == (int(status), "7")
 
 
 @pytest.mark.parametrize("fault", [*BREAKS, "error-event"])
-async def test_the_openai_client_raises_in_mid_stream(server: Tritium, engine: EchoEngine, fault: str) -> None:
-    assert engine
+async def test_the_openai_client_raises_in_mid_stream(server: Tritium, fault: str) -> None:
     async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         asked = failing(CHAT, fault, after=2)
         stream = await client.chat.completions.create(
             model="echo", messages=asked["messages"], stream=True, extra_body={"echo": asked["echo"]}
         )
-        said = ""
+        chunks: list[Any] = []
         with pytest.raises(openai.APIError, match=r"engine|asked for"):
-            async for chunk in stream:
-                said += chunk.choices[0].delta.content or ""
-        assert said == "one two"
+            await read(stream, chunks)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "one two"
 
 
 @pytest.mark.parametrize("fault", BREAKS)
-async def test_the_openai_client_raises_for_responses_in_mid_stream(
-    server: Tritium, engine: EchoEngine, fault: str
-) -> None:
-    assert engine
+async def test_the_openai_client_raises_for_responses_in_mid_stream(server: Tritium, fault: str) -> None:
     async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         stream = await client.responses.create(
             model="echo", input="one two three", stream=True, extra_body={"echo": {"fault": fault, "after": 2}}
@@ -186,8 +181,7 @@ async def test_the_openai_client_raises_for_responses_in_mid_stream(
 
 
 @pytest.mark.parametrize("fault", [*BREAKS, "error-event"])
-async def test_the_anthropic_client_raises_in_mid_stream(server: Tritium, engine: EchoEngine, fault: str) -> None:
-    assert engine
+async def test_the_anthropic_client_raises_in_mid_stream(server: Tritium, fault: str) -> None:
     async with anthropic.AsyncAnthropic(base_url=server.url, api_key="none", max_retries=0) as client:
         stream = await client.messages.create(
             model="echo",
@@ -196,10 +190,10 @@ async def test_the_anthropic_client_raises_in_mid_stream(server: Tritium, engine
             stream=True,
             extra_body={"echo": {"fault": fault, "after": 2}},
         )
-        seen = []
+        events: list[Any] = []
         with pytest.raises(anthropic.APIError):
-            async for event in stream:
-                seen.append(event.type)
+            await read(stream, events)
+        seen = [event.type for event in events]
         assert "content_block_delta" in seen
         assert "message_stop" not in seen
 
@@ -209,9 +203,8 @@ async def test_the_anthropic_client_raises_in_mid_stream(server: Tritium, engine
     [("500", openai.InternalServerError), ("429", openai.RateLimitError), ("422", openai.UnprocessableEntityError)],
 )
 async def test_the_openai_client_raises_by_status(
-    server: Tritium, engine: EchoEngine, fault: str, kind: type[openai.APIStatusError]
+    server: Tritium, fault: str, kind: type[openai.APIStatusError]
 ) -> None:
-    assert engine
     async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         for stream in (True, False):
             with pytest.raises(kind, match=f"The status {fault} was asked for"):
@@ -223,10 +216,7 @@ async def test_the_openai_client_raises_by_status(
                 )
 
 
-async def test_broken_streams_are_counted_as_errors_with_the_tokens_they_had(
-    server: Tritium, engine: EchoEngine
-) -> None:
-    assert engine
+async def test_broken_streams_are_counted_as_errors_with_the_tokens_they_had(server: Tritium) -> None:
     at_rest(server)
     before = [count(server, name) for name in ("errors_total", "requests_total", "client_disconnects_total")]
     for fault in BREAKS:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.faults.looking import at_rest, complaints, connections, count, engine_of, rss_bytes, server_pids
-from tests.faults.talking import FAMILIES, ask, asking, question
+from tests.faults.talking import CHAT, FAMILIES, ask, asking, question
 from tests.servers import Tritium, echo_repository, serving
 from tests.waiting import eventually
 
@@ -42,13 +42,18 @@ async def broken(server: Tritium) -> None:
             await answer.head()
             await answer.event()
 
-    ways = [
-        lambda: ask(server.url, question(stream=True, echo={"fault": "cut", "after": 2})),
-        lambda: ask(server.url, question(stream=True, echo={"fault": "refuse"})),
-        lambda: ask(server.url, question(stream=True, echo={"ttft_ms": 9000}), "/v1/chat/completions", "x-request-timeout-ms: 300"),
-        lambda: leave(question(stream=True, echo={"itl_ms": 9000})),
-    ]
-    await asyncio.gather(*(ways[n % 4]() for n in range(STREAMS)))
+    async def one(number: int) -> None:
+        match number % 4:
+            case 0:
+                await ask(server.url, question(stream=True, echo={"fault": "cut", "after": 2}))
+            case 1:
+                await ask(server.url, question(stream=True, echo={"fault": "refuse"}))
+            case 2:
+                await ask(server.url, question(stream=True, echo={"ttft_ms": 9000}), CHAT, "x-request-timeout-ms: 300")
+            case _:
+                await leave(question(stream=True, echo={"itl_ms": 9000}))
+
+    await asyncio.gather(*map(one, range(STREAMS)))
 
 
 @pytest.mark.parametrize("streams", [whole, broken])
@@ -60,7 +65,8 @@ async def test_memory_after_three_rounds_of_streams_is_what_it_was(server: Triti
         at_rest(server)
         eventually(lambda: connections(pid) < 40, seconds=20, what="connections closed")
         figures.append(rss_bytes(pid))
-    print(f"{streams.__name__}: RSS after each round of {STREAMS}: {', '.join(f'{size / 1e6:.1f}' for size in figures)} MB")
+    sizes = ", ".join(f"{size / 1e6:.1f}" for size in figures)
+    print(f"{streams.__name__}: RSS after each round of {STREAMS}: {sizes} MB")
     assert figures[-1] < figures[0] * 1.05
     assert figures[-1] < 100e6
     with engine_of(server) as engine:

@@ -159,7 +159,9 @@ async def test_two_server_processes_count_as_one(server: Tritium) -> None:
         return {name: count(server, metric, **labels) for name, (metric, labels) in names.items()}
 
     before = now()
-    jobs = [ask(server.url, question(model="other", stream=n % 2 == 0, echo={"tokens": 5})) for n in range(40)]
+    jobs = [
+        ask(server.url, question(model="other", stream=n % 2 == 0, echo={"tokens": 5, "itl_ms": 5})) for n in range(40)
+    ]
     jobs += [ask(server.url, question(model="nobody")) for _ in range(10)]
     jobs += [ask(server.url, question(COMPLETIONS, model="other", echo={"tokens": 5}), COMPLETIONS) for _ in range(6)]
     jobs += [ask(server.url, question(model="other", echo={"fault": "refuse"})) for _ in range(4)]
@@ -167,7 +169,7 @@ async def test_two_server_processes_count_as_one(server: Tritium) -> None:
     after = now()
     grown = {name: after[name] - before[name] for name in names}
     gaps = grown.pop("gaps")
-    assert 20 <= gaps <= 20 * 10
+    assert 20 * 3 <= gaps <= 20 * 6
     assert grown.pop("prompt") >= 46
     assert grown == {
         "requests": 40,
@@ -189,7 +191,11 @@ async def test_the_engines_own_metrics_carry_their_model(server: Tritium) -> Non
     found = samples(server, "/metrics/engines")
     running = {dict(labels)["model"] for name, labels in found if name == "vllm:num_requests_running"}
     assert running == {"echo", "other"}
-    made = {dict(labels)["model"]: value for (name, labels), value in found.items() if name == "vllm:generation_tokens_total"}
+    made = {
+        dict(labels)["model"]: value
+        for (name, labels), value in found.items()
+        if name == "vllm:generation_tokens_total"
+    }
     assert made["other"] >= 3
     up = {dict(labels)["model"]: value for (name, labels), value in found.items() if name == "tritium_engine_scrape_up"}
     assert up == {"echo": 1, "other": 1}
@@ -213,9 +219,8 @@ async def test_kill_9_of_the_supervisor_with_streams_under_way_leaves_no_process
         await gone(below, 5)
         print(f"kill -9 of the supervisor: its {len(below)} processes gone after {monotonic() - start:.1f} s")
         for answer in answers:
-            with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError, AssertionError)):
-                while True:
-                    assert await answer.event() not in (b"", b"data: [DONE]")
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+                await answer.rest()
 
 
 async def test_one_sigint_drains_and_a_second_ends_everything_at_once(echo_server: Start) -> None:

@@ -163,9 +163,7 @@ async def test_a_stream_has_the_head_that_proxies_need(server: Tritium, path: st
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_the_request_id_is_kept_returned_and_passed_on(
-    server: Tritium, engine: EchoEngine, stream: bool
-) -> None:
+async def test_the_request_id_is_kept_returned_and_passed_on(server: Tritium, engine: EchoEngine, stream: bool) -> None:
     answer, _ = await ask(server.url, question(stream=stream), CHAT, "X-Request-Id: mine-1")
     assert answer.headers["x-request-id"] == "mine-1"
     assert ["x-request-id", "mine-1"] in engine.stats()["last"]["headers"]

@@ -177,3 +177,11 @@ def test_kill_9_of_the_supervisor_leaves_no_orphan(tmp_path: Path) -> None:
         tritium.process.kill()
         tritium.process.wait()
         eventually(lambda: not any(alive(pid) for pid in below), seconds=15)
+
+
+def test_a_key_file_that_cannot_be_used_is_refused_in_words(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("sha256:nonsense\n")
+    with serving(echo_repository(tmp_path, {"good": {}}), "--api-key-file", str(keys), is_awaited=False) as tritium:
+        assert tritium.process.wait(30) == 1
+        assert "not a SHA-256 digest" in tritium.output()

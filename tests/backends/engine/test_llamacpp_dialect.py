@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backends.engine.llamacpp_dialect import Adapter
-from backends.errors import InvalidRequest, UpstreamProtocolError
+from backends.errors import InvalidRequest, UnsupportedOperation, UpstreamProtocolError
 from backends.model import OpenAIRequest, OpenAIResponse
 from tests.backends.bodies import QUESTION, TOOLS, pumped, read, stream, whole
 
@@ -108,6 +108,40 @@ async def test_usage_of_several_choices_is_added_up_in_a_stream() -> None:
     usages = chunks(await answered(asked(CHAT, stream=True, n=2), stream(*data)))
     total = {"prompt_tokens": 4, "completion_tokens": 6, "total_tokens": 10}
     assert usages == [{"id": "c", "choices": [], "usage": total}, "[DONE]"]
+
+
+async def test_usage_of_several_prompts_counts_each_of_them_once() -> None:
+    def last(index: int, prompt_tokens: int) -> dict[str, Any]:
+        usage = {"prompt_tokens": prompt_tokens, "completion_tokens": 2, "total_tokens": prompt_tokens + 2}
+        return {"id": "c", "choices": [{"index": index, "text": "a", "finish_reason": "length"}], "usage": usage}
+
+    # Two choices for each of two prompts; the first word of several prompts is "null".
+    data = events(None, last(0, 4), last(1, 4), last(2, 3), last(3, 3), "[DONE]")
+    sent = chunks(await answered(asked(COMPLETIONS, prompt=["a", "b"], n=2, stream=True), stream(*data)))
+    assert [chunk["choices"][0]["index"] for chunk in sent[:4]] == [0, 1, 2, 3]
+    total = {"prompt_tokens": 7, "completion_tokens": 8, "total_tokens": 15}
+    assert sent[4:] == [{"id": "c", "choices": [], "usage": total}, "[DONE]"]
+
+
+@pytest.mark.parametrize("fields", [{"echo": True}, {"best_of": 2}, {"suffix": "."}])
+def test_what_the_engine_would_ignore_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedOperation, match=next(iter(fields))) as raised:
+        adapter().request(asked(COMPLETIONS, prompt="x", stream=True, **fields))
+    assert raised.value.param == next(iter(fields))
+    neutral = asked(COMPLETIONS, prompt="x", stream=True, echo=False, best_of=1, suffix=None)
+    assert adapter().request(neutral) is neutral
+
+
+async def test_a_stop_sequence_of_messages_is_the_reason_of_their_end() -> None:
+    def end(reason: str, sequence: str | None) -> bytes:
+        delta = {"stop_reason": reason, "stop_sequence": sequence}
+        fields = {"type": "message_delta", "delta": delta, "usage": {"output_tokens": 3}}
+        return b"event: message_delta\ndata: " + json.dumps(fields, separators=(",", ":")).encode() + b"\n\n"
+
+    request = asked("/v1/messages", messages=[], max_tokens=9, stream=True)
+    stop = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+    assert await answered(request, stream(end("end_turn", "x"), stop)) == end("stop_sequence", "x") + stop
+    assert await answered(request, stream(end("end_turn", None), stop)) == end("end_turn", None) + stop
 
 
 async def test_a_broken_stream_gets_no_usage_and_no_end() -> None:

@@ -1,0 +1,59 @@
+"""The OpenAPI document is valid, and the server behaves as it says, whatever is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NoReturn
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
+
+from gateway.access_log import NoLog
+from gateway.app import OPERATIONS, App
+from gateway.plane import Plane
+from gateway.registry import Registry
+from gateway.settings import Settings
+from gateway.telemetry import Telemetry
+from tests.servers import Tritium, echo_repository, serving
+
+
+def connect(backend: str) -> NoReturn:
+    raise AssertionError(backend)
+
+
+REGISTRY = Registry(connect, share=1, max_queue_size=1)
+DOCUMENT = App(Plane(Settings(), REGISTRY, None, Telemetry(REGISTRY.connections, NoLog()))).document()
+SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
+PASSED_ON = SCHEMA.include(path=[operation.path for operation in OPERATIONS], method="POST")
+
+# Some 25 requests an operation, its edge cases included.
+few = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritium]:
+    with serving(echo_repository(tmp_path_factory.mktemp("models"), {"echo": {}}), "--no-access-log") as server:
+        yield server
+
+
+def test_the_document_is_valid_and_is_the_one_that_is_served(server: Tritium) -> None:
+    SCHEMA.validate()
+    assert httpx.get(f"{server.url}/openapi.json").json() == DOCUMENT
+
+
+@SCHEMA.parametrize()
+@few
+def test_the_gateway_does_what_its_document_says(case: schemathesis.Case, server: Tritium) -> None:
+    case.call_and_validate(base_url=server.url)
+
+
+@PASSED_ON.parametrize()
+@few
+def test_what_reaches_an_engine_is_answered_as_the_document_says(case: schemathesis.Case, server: Tritium) -> None:
+    if isinstance(case.body, dict):
+        case.body["model"] = "echo"
+    # Beyond the model's name, what a body may hold is the engine's to judge.
+    case.call_and_validate(base_url=server.url, excluded_checks=[positive_data_acceptance, negative_data_rejection])

@@ -1,0 +1,34 @@
+"""One server for all tests of the gateway that change nothing in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.engines import echo_engine
+from tests.servers import Tritium, echo_repository, serving
+
+LIMIT_BYTES = 300_000
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritium]:
+    """Two server processes in front of `echo`, `twins` (two engines), `chatty` (remote, chat only) and `broken`."""
+    models = {"echo": {}, "twins": {"config": "instance_group [{count: 2}]"}, "broken": {"speed": 3}}
+    repository = echo_repository(tmp_path_factory.mktemp("models"), models)
+    with echo_engine(tcp=True, model="chatty") as remote:
+        parameters = {"endpoints": remote.address, "capabilities": "chat"}
+        lines = [f'parameters {{key: "{key}" value {{string_value: "{value}"}}}}' for key, value in parameters.items()]
+        (repository / "chatty" / "1").mkdir(parents=True)
+        (repository / "chatty" / "config.pbtxt").write_text("\n".join(['backend: "openai"', *lines]))
+        with serving(repository, "--workers", "2", "--max-body-bytes", str(LIMIT_BYTES)) as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def http(shared: Tritium) -> Iterator[httpx.Client]:
+    """A client of the shared server."""
+    with httpx.Client(base_url=shared.url, timeout=30) as client:
+        yield client

@@ -1,0 +1,210 @@
+"""The wire to one client: what a turn wrote leaves together, and nothing of one client's end touches another."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gateway.wire import Outbox, Wire
+from tests.faults.looking import complaints
+from tests.faults.talking import CHAT, connection, question, request
+from tests.servers import Tritium, echo_repository, serving
+
+
+class Recorder(asyncio.Transport):
+    """A transport that keeps what is written, and raises once it is closed, as uvloop's does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self.calls: list[str] = []
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        if self.closed:
+            raise RuntimeError("the handler is closed")
+        self.written.append(bytes(data))
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+    def abort(self) -> None:
+        self.calls.append("abort")
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        self.calls.append("pause")
+
+    def resume_reading(self) -> None:
+        self.calls.append("resume")
+
+
+@pytest.fixture
+async def outbox() -> Outbox:
+    return Outbox(asyncio.get_running_loop())
+
+
+def wired(outbox: Outbox) -> tuple[Wire, Recorder]:
+    transport = Recorder()
+    return Wire(transport, outbox), transport
+
+
+async def test_what_a_turn_writes_leaves_in_one_piece_at_its_end(outbox: Outbox) -> None:
+    wire, transport = wired(outbox)
+    wire.write(b"head ")
+    wire.chunk(b"a" * 16)
+    wire.chunk(b"b")
+    assert transport.written == []
+    await asyncio.sleep(0)
+    assert transport.written == [b"head 10\r\n" + b"a" * 16 + b"\r\n1\r\nb\r\n"]
+    wire.chunk(b"c")
+    await asyncio.sleep(0)
+    assert transport.written[1:] == [b"1\r\nc\r\n"]
+
+
+async def test_closing_writes_what_is_pending_first(outbox: Outbox) -> None:
+    wire, transport = wired(outbox)
+    wire.write(b"last words")
+    wire.close()
+    assert transport.written == [b"last words"]
+    assert transport.calls == ["close"]
+
+
+async def test_a_client_that_is_gone_takes_no_other_clients_chunk_with_it(outbox: Outbox) -> None:
+    gone, closed = wired(outbox)
+    other, transport = wired(outbox)
+    gone.chunk(b"before")
+    closed.closed = True
+    gone.lose()
+    gone.chunk(b"after")
+    other.chunk(b"mine")
+    await asyncio.sleep(0)
+    assert transport.written == [b"4\r\nmine\r\n"]
+    assert closed.written == []
+    other.chunk(b"more")
+    await asyncio.sleep(0)
+    assert transport.written[1:] == [b"4\r\nmore\r\n"]
+
+
+async def test_nothing_that_is_asked_of_a_lost_wire_breaks(outbox: Outbox) -> None:
+    wire, transport = wired(outbox)
+    wire.lose()
+    wire.write(b"a")
+    wire.pause_reading()
+    wire.resume_reading()
+    wire.abort()
+    wire.close()
+    assert wire.is_closing()
+    assert transport.calls == []
+    await wire.drained()
+
+
+async def test_departure_is_told_at_once_and_once(outbox: Outbox) -> None:
+    wire, _ = wired(outbox)
+    told: list[str] = []
+    wire.lose()
+    wire, _ = wired(outbox)
+    wire.on_lost = lambda: told.append("left")
+    wire.lose()
+    assert told == ["left"]
+    assert wire.lost
+
+
+@pytest.mark.parametrize("how", ["resumed", "lost"])
+async def test_draining_waits_until_the_client_reads_or_is_gone(outbox: Outbox, how: str) -> None:
+    wire, _ = wired(outbox)
+    await wire.drained()
+    wire.flow(paused=True)
+    waiting = asyncio.create_task(wire.drained())
+    await asyncio.sleep(0)
+    wire.flow(paused=True)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    if how == "lost":
+        wire.lose()
+    else:
+        wire.flow(paused=False)
+    await waiting
+
+
+async def test_a_bare_wire_undoes_chunks(outbox: Outbox) -> None:
+    transport = Recorder()
+    wire = Wire(transport, outbox).bare()
+    wire.write(b"HTTP/1.1 200 OK\r\na: b\r\ntransfer-encoding: chunked\r\n\r\n")
+    wire.chunk(b"one ")
+    wire.write(b"4\r\ntwo \r\n")
+    wire.write(b"6\r\nthree\n\r\n0\r\n\r\n")
+    wire.write(b"0\r\n\r\n")
+    wire.flush()
+    assert transport.written == [b"HTTP/1.1 200 OK\r\na: b\r\n\r\none two three\n"]
+
+
+async def test_a_bare_wire_leaves_an_answer_with_a_length_alone(outbox: Outbox) -> None:
+    transport = Recorder()
+    wire = Wire(transport, outbox).bare()
+    wire.write(b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n")
+    wire.write(b"0\r\n\r\nab")
+    wire.flush()
+    assert transport.written[0].endswith(b"\r\n\r\n0\r\n\r\nab")
+
+
+async def test_a_client_that_is_held_back_is_seen_to_leave(outbox: Outbox) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
+        wire = Wire(transport, outbox)
+        wire.pause_reading()
+        theirs.send(b"more than is wanted")
+        theirs.shutdown(socket.SHUT_WR)
+        async with asyncio.timeout(1):
+            while not wire.is_closing():
+                await asyncio.sleep(0.01)
+
+
+async def test_a_client_that_is_held_back_and_stays_is_left_alone(outbox: Outbox) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
+        wire = Wire(transport, outbox)
+        wire.pause_reading()
+        theirs.send(b"more than is wanted")
+        await asyncio.sleep(0.6)
+        assert not wire.is_closing()
+        wire.resume_reading()
+        wire.abort()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritium]:
+    with serving(echo_repository(tmp_path_factory.mktemp("models"), {"echo": {}})) as tritium:
+        yield tritium
+        assert complaints(tritium) == []
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_request_of_http_1_0_after_one_of_1_1_is_answered(server: Tritium, stream: bool) -> None:
+    body = json.dumps(question(stream=stream)).encode()
+    async with connection(server.url) as answer:
+        answer.writer.write(request(CHAT, body) + request(CHAT, body, version="1.0"))
+        assert await answer.head() == 200
+        first = await answer.rest()
+        assert await answer.head() == 200
+        second = await answer.rest()
+        assert len(first) == len(second)
+        assert await answer.is_closed()
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/health/live", "/docs", "/openapi.json", "/nowhere"])
+async def test_every_route_serves_a_client_of_http_1_0(server: Tritium, path: str) -> None:
+    async with connection(server.url) as answer:
+        answer.writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        assert await answer.head() in (200, 404)
+        assert await answer.rest()
+        assert await answer.is_closed()
