@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import msgspec
 
 from backends.engine import collecting, llamacpp_responses
 from backends.engine.llamacpp_tools import MARK, CallEvents, demand, demands_a_tool
-from backends.engine.rewriting import BORDER, Converter, Rewritten, UsageAtTheEnd, Whole, as_json
+from backends.engine.rewriting import BORDER, Converter, Rewritten, UsageAtTheEnd, Whole, WithoutPreface, as_json
 from backends.errors import InvalidRequest, UnsupportedOperation
 from backends.model import OpenAIRequest, OpenAIResponse
 
@@ -29,6 +30,11 @@ _IGNORED = {"echo": b"false", "best_of": b"1", "suffix": b'""'}
 _CAPPED = ("n_predict", "max_completion_tokens", "max_tokens", "max_output_tokens")
 
 _TRUE = msgspec.Raw(b"true")
+# Asks for an event after each batch of the prompt, for while llama.cpp writes nothing it does not see its client leave.
+# Messages lose it. Unambiguous on the way back: inside a JSON string the quotes would be escaped.
+_RETURN_PROGRESS = "return_progress"
+_SPLICED_PROGRESS = b'"return_progress":true,'
+_PROGRESS = b'"prompt_progress":{'
 _WITH_USAGE = msgspec.Raw(b'{"include_usage":true}')
 
 _Fields = dict[str, msgspec.Raw]
@@ -100,7 +106,7 @@ class Adapter:
         return response
 
     def _generation(self, request: OpenAIRequest) -> OpenAIRequest:
-        """The same bytes, unless the request asks for a whole answer, more tokens than the cap or a tool call.
+        """The same bytes and one field, unless it asks for a whole answer, more tokens than the cap or a tool call.
 
         llama.cpp takes its own `n_predict` for a default only, so the cap must be written into the request. While
         it does not stream it looks for its client after a second without any result of any request, which under
@@ -127,7 +133,11 @@ class Adapter:
                 param="tool_choice",
             )
         if not changes and not asked.tritium_demand:
-            return request
+            if request.path == _MESSAGES:
+                return request
+            start = request.body.index(b"{") + 1
+            return replace(request, body=request.body[:start] + _SPLICED_PROGRESS + request.body[start:])
+        changes[_RETURN_PROGRESS] = _TRUE
         fields = _decode_fields(request.body)
         fields.pop(MARK, None)
         return replace(request, body=msgspec.json.encode(fields | changes))
@@ -142,25 +152,30 @@ class Adapter:
             return True
 
     def _generated(self, request: OpenAIRequest, response: OpenAIResponse) -> OpenAIResponse:
-        if (converter := self._converter(request)) is not None:
+        asked = _decode_generation(request.body)
+        # Several prompts are read while the answers to others come; one is read before its answer.
+        several = _count(asked.n) > 1 or bytes(asked.prompt)[:1] == b"["
+        if request.path in {_CHAT, _COMPLETIONS} and not several:
+            response.body = WithoutPreface(response.body, _PROGRESS)
+        if (converter := self._converter(request, asked, several=several)) is not None:
             response.body = Rewritten(response.body, converter)
         return response if request.stream else as_json(response, _COLLECT[request.path])
 
-    def _converter(self, request: OpenAIRequest) -> Converter | None:
+    def _converter(self, request: OpenAIRequest, asked: _Generation, *, several: bool) -> Converter | None:
         """What the events of an answer need; None, so that they pass untouched, for chat that asks for nothing odd."""
         if request.path == _RESPONSES:
             limits = {"max_tokens": self._max_tokens, "context_length": self._context_length}
             return llamacpp_responses.ResponseEvents(request.body, **limits)
         if request.path == _MESSAGES:
             return _Messages()
-        asked = _decode_generation(request.body)
+        each = None
         if asked.tritium_demand:
-            return UsageAtTheEnd(n=_count(asked.n), each=CallEvents(_decode_text(asked.tritium_demand)).event)
-        if request.path == _COMPLETIONS:
-            # What it has to say of several prompts begins with "null".
-            each = _LegacyLogprobs().event if _given(asked.logprobs) or bytes(asked.prompt)[:1] == b"[" else None
-            return UsageAtTheEnd(n=_count(asked.n), each=each)
-        return UsageAtTheEnd(n=_count(asked.n)) if _count(asked.n) > 1 else None
+            each = CallEvents(_decode_text(asked.tritium_demand)).event
+        elif request.path == _COMPLETIONS and _given(asked.logprobs):
+            each = _LegacyLogprobs().event
+        if several:
+            return UsageAtTheEnd(n=_count(asked.n), each=_Several(each).event)
+        return UsageAtTheEnd(each=each) if each is not None or request.path == _COMPLETIONS else None
 
     def _tokens(self, body: bytes) -> bytes:
         tokens = _decode_any(body)["tokens"]
@@ -212,6 +227,18 @@ class _Messages:
         return head + mark + said + BORDER
 
 
+class _Several:
+    """Events of several prompts or choices, without those that say nothing of them; the rest goes to `each`."""
+
+    def __init__(self, each: Callable[[bytes], bytes] | None) -> None:
+        self._each = each
+
+    def event(self, event: bytes) -> bytes:
+        if _PROGRESS in event or event == b"data: null":  # with which answers to several prompts begin
+            return b""
+        return event if self._each is None else self._each(event)
+
+
 class _LegacyLogprobs:
     """Logprobs of `/v1/completions`, which llama.cpp gives in the form of chat's; offsets count along the stream."""
 
@@ -219,8 +246,6 @@ class _LegacyLogprobs:
         self._offsets: dict[int, int] = {}
 
     def event(self, event: bytes) -> bytes:
-        if event == b"data: null":
-            return b""
         if b'"logprobs":{' not in event:
             return event
         chunk = _decode_any(event.removeprefix(b"data: "))

@@ -123,6 +123,8 @@ class ResponseEvents:
         said = _decode(event[start + 6 :])
         if said["type"] == "response.completed":
             return self._completed(said["response"])
+        if said.pop("prompt_progress", None) is not None and self._sent > 1:
+            return b""  # the first stands for response.in_progress, which llama.cpp does not say itself then
         if "response" in said:
             return self._send({"type": said["type"], "response": self._skeleton | said["response"]})
         if self._demanded is not None:

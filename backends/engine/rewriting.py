@@ -104,15 +104,66 @@ class Rewritten:
     def _feed(self, data: bytes) -> bytes:
         data = self._rest + data
         end = data.rfind(BORDER) + len(BORDER) if BORDER in data else 0
-        data, self._rest = data[:end], data[end:]
-        if len(self._rest) > _MAX_EVENT_BYTES:
-            raise UpstreamProtocolError(f"The engine sent an event of more than {_MAX_EVENT_BYTES} bytes.")
+        data, self._rest = data[:end], _bounded(data[end:])
         if not data:
             return b""
         try:
             return self._converter.convert(data)
         except (msgspec.DecodeError, LookupError, TypeError, ValueError) as error:
             raise UpstreamProtocolError(f"The engine sent an event that cannot be read: {error}") from error
+
+
+class WithoutPreface:
+    """An event stream without the events at its start that have `mark` in them; after them, the body's own bytes."""
+
+    def __init__(self, body: Body, mark: bytes) -> None:
+        self._body = body
+        self._mark = mark
+        self._rest = b""
+        self._begun = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._begun:
+            try:
+                data = self._begin(await self._body.__anext__())
+            except StopAsyncIteration:
+                self._begun = True
+                data = self._rest
+            if data:
+                return data
+        return await self._body.__anext__()
+
+    async def pump(self, write: Write) -> None:
+        def forward(data: bytes) -> Coroutine[Any, Any, None] | None:
+            if self._begun:
+                return write(data)
+            rest = self._begin(data)
+            return write(rest) if rest else None
+
+        await self._body.pump(forward)
+        if self._rest:
+            waits = write(self._rest)
+            if waits is not None:
+                await waits
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+    def _begin(self, data: bytes) -> bytes:
+        data, self._rest = self._rest + data, b""
+        while not self._begun:
+            end = data.find(BORDER) + len(BORDER)
+            if end < len(BORDER):
+                self._rest = _bounded(data)
+                return b""
+            if self._mark in data[:end]:
+                data = data[end:]
+            else:
+                self._begun = True
+        return data
 
 
 class UsageAtTheEnd:
@@ -175,6 +226,13 @@ class UsageAtTheEnd:
         fields: dict[str, object] = {key: self._last[key] for key in kept if key in self._last}
         fields |= {"choices": [], "usage": usage}
         return b"data: " + msgspec.json.encode(fields) + BORDER
+
+
+def _bounded(event: bytes) -> bytes:
+    """The begin of an event, which is held until its end comes."""
+    if len(event) > _MAX_EVENT_BYTES:
+        raise UpstreamProtocolError(f"The engine sent an event of more than {_MAX_EVENT_BYTES} bytes.")
+    return event
 
 
 def as_json(response: OpenAIResponse, collect: Callable[[bytes], bytes]) -> OpenAIResponse:

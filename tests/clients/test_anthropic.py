@@ -7,7 +7,7 @@ from typing import Any
 import anthropic
 import pytest
 
-from tests.clients.asking import COUNT, MESSAGES_TOOL, WEATHER
+from tests.clients.asking import COUNT, MESSAGES_TOOL, STORY, WEATHER
 from tests.clients.served import EMBEDDER, GENERATED, Served
 from tests.waiting import eventually
 
@@ -17,7 +17,7 @@ GREEDY: Any = {"extra_body": {"temperature": 0}}
 
 
 def test_a_message_is_whole(served: Served, claude: anthropic.Anthropic) -> None:
-    answer = claude.messages.create(model=served.model, messages=COUNT, max_tokens=6, system="Be brief.", **GREEDY)
+    answer = claude.messages.create(model=served.model, messages=STORY, max_tokens=6, system="Be a poet.", **GREEDY)
     assert (answer.type, answer.role, answer.model) == ("message", "assistant", served.model)
     (block,) = answer.content
     assert block.type == "text"

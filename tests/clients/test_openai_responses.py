@@ -17,6 +17,7 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.engine
 
 QUESTION = "What is the weather in Paris?"
+ENDLESS: dict[str, Any] = {"extra_body": {"ignore_eos": True}}
 PARTS = ("response.output_text.", "response.content_part.")
 
 
@@ -45,7 +46,7 @@ def test_a_response_is_whole(served: Served, client: openai.OpenAI) -> None:
 
 
 def test_a_response_that_its_limit_cut_is_incomplete(served: Served, client: openai.OpenAI) -> None:
-    asked: Any = {"model": served.model, "input": "Count to a hundred.", "max_output_tokens": 5, "temperature": 0}
+    asked: Any = {"model": served.model, "input": "Count to a hundred.", "max_output_tokens": 5, **ENDLESS}
     answer = client.responses.create(**asked)
     assert answer.status == "incomplete"
     assert answer.incomplete_details is not None
@@ -58,7 +59,7 @@ def test_a_response_that_its_limit_cut_is_incomplete(served: Served, client: ope
 
 def test_events_are_numbered_and_placed(served: Served, client: openai.OpenAI) -> None:
     before = served.metric(GENERATED[served.kind])
-    asked: Any = {"model": served.model, "input": "Count to a hundred.", "max_output_tokens": 7, "temperature": 0}
+    asked: Any = {"model": served.model, "input": "Count to a hundred.", "max_output_tokens": 7, **ENDLESS}
     with client.responses.create(**asked, stream=True) as stream:
         events: list[Any] = list(stream)
     assert [event.sequence_number for event in events] == list(range(len(events)))

@@ -13,6 +13,7 @@ from backends.model import OpenAIRequest, OpenAIResponse
 from tests.backends.bodies import QUESTION, TOOLS, pumped, read, stream, whole
 
 CHAT = "/v1/chat/completions"
+PROGRESS = [{"choices": [{"index": 0}], "prompt_progress": {"total": 9, "processed": each}} for each in (0, 9)]
 COMPLETIONS = "/v1/completions"
 
 
@@ -55,10 +56,13 @@ def test_more_tokens_than_the_cap_are_never_asked_for(key: str, value: float, ca
     assert sent(CHAT, messages=[], **{key: value})[key] == capped
 
 
-def test_a_request_that_needs_no_bridge_goes_out_as_it_came() -> None:
+def test_a_request_that_needs_no_bridge_goes_out_as_it_came_with_one_field() -> None:
     for request in (
         asked(CHAT, messages=[], max_tokens=7, n=1, tool_choice="auto", tools=TOOLS, stream=True),
         asked(CHAT, messages=[], max_tokens=None, stream=True, n=2),
+    ):
+        assert adapter().request(request).body == b'{"return_progress":true,' + request.body[1:]
+    for request in (
         asked("/v1/messages", messages=[], max_tokens="many", stream=True),
         OpenAIRequest("/v1/responses/resp_1", b"", "m", stream=False, method="GET"),
     ):
@@ -75,9 +79,23 @@ def test_our_own_marks_cannot_come_from_a_client() -> None:
     assert "tritium_demand" not in sent(CHAT, stream=True, tritium_demand="stop")
 
 
-async def test_a_chat_stream_of_one_choice_is_not_touched() -> None:
-    response = stream(b"data: x\n\n")
-    assert adapter().response(asked(CHAT, stream=True), response).body is response.body
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+async def test_a_chat_stream_of_one_choice_is_its_bytes_without_the_progress_before_it(size: int) -> None:
+    said = delta('a "prompt_progress":{')
+    data = b"".join(events(*PROGRESS, said, said, "[DONE]"))
+    pieces = [data[start : start + size] for start in range(0, len(data), size)]
+    request, expected = asked(CHAT, stream=True), b"".join(events(said, said, "[DONE]"))
+    assert await answered(request, stream(*pieces)) == expected
+    assert await pumped(adapter().response(request, stream(*pieces)).body) == expected
+
+
+async def test_what_is_left_of_a_stream_that_broke_in_its_prompt_is_passed_on() -> None:
+    request = asked(CHAT, stream=True)
+    for pieces, rest in (((events(*PROGRESS)[0], b"data: {"), b"data: {"), ((), b"")):
+        assert await answered(request, stream(*pieces)) == rest
+        assert await pumped(adapter().response(request, stream(*pieces)).body) == rest
+    with pytest.raises(UpstreamProtocolError):
+        await answered(request, stream(b"x" * (17 * 1024 * 1024)))
 
 
 async def test_an_error_is_not_touched() -> None:
@@ -116,7 +134,7 @@ async def test_usage_of_several_prompts_counts_each_of_them_once() -> None:
         return {"id": "c", "choices": [{"index": index, "text": "a", "finish_reason": "length"}], "usage": usage}
 
     # Two choices for each of two prompts; the first word of several prompts is "null".
-    data = events(None, last(0, 4), last(1, 4), last(2, 3), last(3, 3), "[DONE]")
+    data = events(None, last(0, 4), last(1, 4), *PROGRESS, last(2, 3), last(3, 3), "[DONE]")
     sent = chunks(await answered(asked(COMPLETIONS, prompt=["a", "b"], n=2, stream=True), stream(*data)))
     assert [chunk["choices"][0]["index"] for chunk in sent[:4]] == [0, 1, 2, 3]
     total = {"prompt_tokens": 7, "completion_tokens": 8, "total_tokens": 15}
@@ -128,8 +146,7 @@ def test_what_the_engine_would_ignore_is_refused(fields: dict[str, Any]) -> None
     with pytest.raises(UnsupportedOperation, match=next(iter(fields))) as raised:
         adapter().request(asked(COMPLETIONS, prompt="x", stream=True, **fields))
     assert raised.value.param == next(iter(fields))
-    neutral = asked(COMPLETIONS, prompt="x", stream=True, echo=False, best_of=1, suffix=None)
-    assert adapter().request(neutral) is neutral
+    adapter().request(asked(COMPLETIONS, prompt="x", stream=True, echo=False, best_of=1, suffix=None))
 
 
 async def test_a_stop_sequence_of_messages_is_the_reason_of_their_end() -> None:

@@ -237,9 +237,19 @@ def test_what_cannot_be_done_is_refused(fields: dict[str, Any], kind: type[Excep
         adapter().request(asked(**fields))
 
 
-def test_a_stream_that_needs_no_change_is_asked_for_as_it_came() -> None:
+def test_a_stream_that_needs_no_change_is_asked_for_as_it_came_with_one_field() -> None:
     request = asked(instructions="Be brief.", tools=FLAT_TOOLS, tool_choice="auto", text={"format": {"type": "text"}})
-    assert adapter().request(request) is request
+    assert adapter().request(request).body == b'{"return_progress":true,' + request.body[1:]
+
+
+async def test_progress_in_the_prompt_is_one_event_of_progress() -> None:
+    created, in_progress, *rest = text_events("Hi")
+    told = [{**in_progress, "prompt_progress": {"processed": each}} for each in (0, 64, 70)]
+    plain = await bridged(asked(), [created, in_progress, *rest])
+    with_progress = await bridged(asked(), [created, *told, *rest])
+    assert [event["type"] for event in with_progress] == [event["type"] for event in plain]
+    assert [event["sequence_number"] for event in with_progress] == list(range(len(plain)))
+    assert "prompt_progress" not in with_progress[1]
 
 
 async def test_what_is_no_event_of_a_response_passes() -> None:
