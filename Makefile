@@ -1,5 +1,5 @@
 # make serve   set up what is missing, then serve model_repository/ in the foreground
-# make test    set up what tests need, then the fast suite and the suite with real engines
+# make test    set up what tests need, then the fast suite and the slow one: real engines, faults
 # make check   format, lint, types, import contracts, module lengths
 # make bench   the benchmark beside other gateways
 #
@@ -18,19 +18,19 @@ ENGINES_DIR := $(or $(TRITIUM_ENGINES_DIR),.engines)
 PYTHON ?=
 export PYTHON
 
-.PHONY: serve test test-fast test-engines check format bench lock clean venv venv-dev weights engine-llamacpp engine-vllm engine-transformers engines
+.PHONY: serve test test-fast test-slow check format bench lock clean venv venv-dev weights engine-llamacpp engine-vllm engine-transformers engines
 
 serve: venv weights engine-$(ENGINE)
 	@exec .venv/bin/tritium serve --model-repository model_repository \
 		$(if $(filter-out llamacpp,$(ENGINE)),--model-config-name $(ENGINE)) $(ARGS)
 
-test: test-fast test-engines
+test: test-fast test-slow
 
 test-fast: venv-dev
-	@.venv/bin/python -m pytest -m "not engine and not gpu" $(ARGS)
+	@.venv/bin/python -m pytest -m "not engine and not slow and not gpu" $(ARGS)
 
-test-engines: venv-dev weights engines
-	@.venv/bin/python -m pytest -m engine $(ARGS)
+test-slow: venv-dev weights engines
+	@.venv/bin/python -m pytest -m "engine or slow" $(ARGS)
 
 check: venv-dev
 	@.venv/bin/ruff format --check

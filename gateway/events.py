@@ -25,11 +25,14 @@ class Usage(msgspec.Struct):
     input_tokens: int | None = None
     output_tokens: int | None = None
     total_tokens: int | None = None
+    cache_read_input_tokens: int | None = None  # Anthropic counts these beside its input_tokens, not among them
+    cache_creation_input_tokens: int | None = None
 
     def counts(self) -> tuple[int, int]:
         """(prompt, completion) tokens."""
         completion = self.completion_tokens or self.output_tokens or 0
-        prompt = self.prompt_tokens or self.input_tokens or 0
+        cached = (self.cache_read_input_tokens or 0) + (self.cache_creation_input_tokens or 0)
+        prompt = self.prompt_tokens or (self.input_tokens or 0) + cached
         return prompt or max(0, (self.total_tokens or 0) - completion), completion
 
 

@@ -14,11 +14,14 @@ from tests.servers import ROOT, Tritium, echo_repository, serving, unavailable
 
 DEMO_MODEL = "smollm2-135m-instruct"
 ENGINE_TIMEOUT_SECONDS = 600
+FAULTS = Path(__file__).with_name("faults")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with real engines may wait for one to load."""
+    """Fault tests are slow ones; tests with real engines may wait for one to load."""
     for item in items:
+        if FAULTS in item.path.parents:
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("engine") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(ENGINE_TIMEOUT_SECONDS))
 

@@ -165,7 +165,9 @@ async def test_the_engines_refusal_comes_as_a_status_in_the_envelope(served: Ser
 @pytest.mark.parametrize("stream", [True, False])
 async def test_leaving_frees_the_engine_within_a_second(served: Served, stream: bool) -> None:
     await asyncio.to_thread(at_rest, served.server)
-    endless = {"echo": {"itl_ms": 50}} if served.kind == "echo" else {"ignore_eos": True}
+    endless: dict[str, Any] = {"echo": {"echo": {"itl_ms": 50}}, "transformers": {}}.get(
+        served.kind, {"ignore_eos": True}
+    )
     long = question(model=served.model, words="Tell a long story. " * 40, stream=stream, max_tokens=1000, **endless)
     async with asking(served.server.url, long) as answer:
         if stream:

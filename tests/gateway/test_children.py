@@ -22,6 +22,8 @@ from gateway.snapshot import ModelStatus, Snapshot
 from gateway.telemetry import Payload
 from tests.processes import alive, holds
 
+pytestmark = pytest.mark.slow  # whole processes are started, broken and stopped
+
 TOY = (sys.executable, str(Path(__file__).with_name("toy_server.py")))
 QUICK = Timing(
     start_seconds=20, ask_interval_seconds=0.05, answer_seconds=1, first_delay_seconds=0.01, longest_delay_seconds=0.02

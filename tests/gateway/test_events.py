@@ -241,3 +241,8 @@ def test_a_stream_is_whole_when_its_last_event_says_so(
 )
 def test_the_usage_of_a_whole_answer_is_read_under_each_familys_names(body: bytes, counts: tuple[int, int]) -> None:
     assert usage_of(body) == counts
+
+
+def test_anthropics_cached_tokens_are_prompt_tokens_too() -> None:
+    body = b'{"usage": {"input_tokens": 3, "cache_read_input_tokens": 40, "output_tokens": 2}}'
+    assert usage_of(body) == (43, 2)

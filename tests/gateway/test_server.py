@@ -26,6 +26,8 @@ from tests.engines import EchoEngine, echo_engine
 from tests.faults.talking import ask, asking, question
 from tests.servers import ROOT, status
 
+pytestmark = pytest.mark.slow  # whole processes are started, broken and stopped
+
 ENDLESS = question(stream=True, echo={"itl_ms": 600_000})
 
 

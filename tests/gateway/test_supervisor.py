@@ -15,6 +15,8 @@ from tests.processes import alive, command_line, descendants
 from tests.servers import Tritium, echo_repository, serving, status
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow  # whole processes are started, broken and stopped
+
 MODELS = {"good": {}, "bad": {"nonsense": 1}}
 
 

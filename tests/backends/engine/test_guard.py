@@ -169,3 +169,17 @@ async def test_exec_becomes_the_command_which_dies_with_its_parent() -> None:
         doomed.kill()
         await doomed.communicate()
     await none_is_left({"child": child})
+
+
+async def test_shared_memory_of_an_engine_that_was_killed_is_removed(tmp_path: Path) -> None:
+    name = tmp_path / "name"
+    script = (
+        "import os, pathlib, signal\n"
+        "from multiprocessing import shared_memory\n"
+        "memory = shared_memory.SharedMemory(create=True, size=4096)\n"
+        f"pathlib.Path({str(name)!r}).write_text(memory.name)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    status, _ = await run("--", sys.executable, "-c", script)
+    assert status == 137
+    assert not (Path("/dev/shm") / name.read_text().lstrip("/")).exists()

@@ -22,6 +22,8 @@ from backends.engine.watch import Patience, RemoteEndpoint
 from backends.model import State
 from tests.processes import alive, holds, parent, pids
 
+pytestmark = pytest.mark.slow  # whole processes are started, broken and stopped
+
 TOY = str(Path(__file__).with_name("toy.py"))
 HASTY = Patience(
     interval_seconds=0.05,
