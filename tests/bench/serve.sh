@@ -9,4 +9,4 @@ name: "fake-model"
 backend: "openai"
 parameters { key: "endpoints" value { string_value: "$engine" } }
 CONFIG
-exec tritium serve --model-repository "$folder/models" --http-port "$port" --metrics-port "$metrics_port" "$@"
+exec "$(cd "$(dirname "$0")/../.." && pwd)/.venv/bin/tritium" serve --model-repository "$folder/models" --http-port "$port" --metrics-port "$metrics_port" "$@"
