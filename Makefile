@@ -18,7 +18,7 @@ ENGINES_DIR := $(or $(TRITIUM_ENGINES_DIR),.engines)
 PYTHON ?=
 export PYTHON
 
-.PHONY: serve test test-fast test-slow check format bench lock clean venv venv-dev weights engine-llamacpp engine-vllm engine-transformers engines
+.PHONY: serve test test-fast test-slow check format bench lock clean venv venv-dev weights test-weights engine-llamacpp engine-vllm engine-transformers engines
 
 serve: venv weights engine-$(ENGINE)
 	@exec .venv/bin/tritium serve --model-repository model_repository \
@@ -29,7 +29,7 @@ test: test-fast test-slow
 test-fast: venv-dev
 	@.venv/bin/python -m pytest -m "not engine and not slow and not gpu" $(ARGS)
 
-test-slow: venv-dev weights engines
+test-slow: venv-dev test-weights engines
 	@.venv/bin/python -m pytest -m "engine or slow" $(ARGS)
 
 check: venv-dev
@@ -54,6 +54,9 @@ venv-dev:
 
 weights: venv
 	@.venv/bin/tritium models pull $(DEMO)
+
+test-weights: weights
+	@.venv/bin/tritium models pull all-minilm-l6-v2 --model-repository tests/model_repository
 
 engine-llamacpp: ;
 
