@@ -8,6 +8,7 @@ heads, ends, pipelining, keep-alive) stays uvicorn's.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import select
 from collections.abc import Callable
 from typing import Any, cast
@@ -29,15 +30,16 @@ class Outbox:
     wake its client between the work for two others. Together they cost a tenth less and arrive no later.
     """
 
-    __slots__ = ("_wires", "loop")
+    __slots__ = ("_context", "_wires", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop  # asking for the running one would cost a system call (Python 3.11)
         self._wires: list[Wire] = []
+        self._context = contextvars.Context()  # one for all turns: a copy each would be for nothing
 
     def add(self, wire: Wire) -> None:
         if not self._wires:
-            self.loop.call_soon(self._flush)
+            self.loop.call_soon(self._flush, context=self._context)
         self._wires.append(wire)
 
     def _flush(self) -> None:
