@@ -33,12 +33,10 @@ class Served:
     kind: str
     model: str
     server: Tritium
+    client: openai.OpenAI
 
     def capabilities(self) -> set[str]:
         return set(httpx.get(f"{self.server.url}/v1/models/{self.model}").json()["capabilities"])
-
-    def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.server.url}/v1", api_key="none", max_retries=0)
 
     def running(self) -> float:
         """How many requests the engine runs now."""
@@ -74,12 +72,13 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with ExitStack() as stack:
         way = serving_echo(tmp_path_factory.mktemp("models")) if kind == "echo" else serving_demo(kind)
         server, model = stack.enter_context(way)
-        yield Served(kind, model, server)
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        yield Served(kind, model, server, stack.enter_context(client))
 
 
 def test_a_chat_stream_is_a_role_then_text_then_one_finish_reason(served: Served) -> None:
     asked = {"model": served.model, "messages": TURNS, **FEW}
-    chunks = list(served.client().chat.completions.create(**asked, stream=True))
+    chunks = list(served.client.chat.completions.create(**asked, stream=True))
     choices = [chunk.choices[0] for chunk in chunks]
     assert choices[0].delta.role == "assistant"
     assert "".join(choice.delta.content or "" for choice in choices)
@@ -104,9 +103,9 @@ def test_usage_comes_only_where_it_is_asked_for_and_is_counted_all_the_same(serv
 
     asked: dict[str, Any] = {"model": served.model, "messages": TURNS, "stream": True, "seed": 7, **FEW}
     before = tokens()
-    plain = list(served.client().chat.completions.create(**asked))
+    plain = list(served.client.chat.completions.create(**asked))
     between = tokens()
-    counted = list(served.client().chat.completions.create(**asked, stream_options={"include_usage": True}))
+    counted = list(served.client.chat.completions.create(**asked, stream_options={"include_usage": True}))
     after = tokens()
     assert not any(chunk.usage for chunk in plain)
     assert all(chunk.choices for chunk in plain)
@@ -119,14 +118,14 @@ def test_usage_comes_only_where_it_is_asked_for_and_is_counted_all_the_same(serv
 
 def test_a_stream_says_what_the_whole_answer_says(served: Served) -> None:
     asked: dict[str, Any] = {"model": served.model, "messages": TURNS, "seed": 7, **FEW}
-    whole = served.client().chat.completions.create(**asked)
-    parts = list(served.client().chat.completions.create(**asked, stream=True))
+    whole = served.client.chat.completions.create(**asked)
+    parts = list(served.client.chat.completions.create(**asked, stream=True))
     assert "".join(part.choices[0].delta.content or "" for part in parts) == whole.choices[0].message.content
 
 
 def test_text_completions_stream(served: Served) -> None:
     asked = {"model": served.model, "prompt": "One, two,", **FEW}
-    parts = list(served.client().completions.create(**asked, stream=True))
+    parts = list(served.client.completions.create(**asked, stream=True))
     assert "".join(part.choices[0].text for part in parts)
     assert [part.choices[0].finish_reason for part in parts if part.choices[0].finish_reason] in (["stop"], ["length"])
 
@@ -135,7 +134,7 @@ def test_responses_stream_to_their_completion(served: Served) -> None:
     if "responses" not in served.capabilities():
         pytest.skip("this kind offers no responses")
     asked: dict[str, Any] = {"model": served.model, "input": "Count to three.", "max_output_tokens": 12}
-    events = list(served.client().responses.create(**asked, stream=True))
+    events = list(served.client.responses.create(**asked, stream=True))
     assert events[0].type == "response.created"
     assert events[-1].type in ("response.completed", "response.incomplete")
     assert [event.sequence_number for event in events] == list(range(len(events)))
@@ -145,8 +144,10 @@ def test_responses_stream_to_their_completion(served: Served) -> None:
 def test_messages_stream_to_their_stop(served: Served) -> None:
     if "messages" not in served.capabilities():
         pytest.skip("this kind offers no messages")
-    client = anthropic.Anthropic(base_url=served.server.url, api_key="none", max_retries=0)
-    with client.messages.stream(model=served.model, messages=TURNS, max_tokens=12) as stream:
+    with (
+        anthropic.Anthropic(base_url=served.server.url, api_key="none", max_retries=0) as client,
+        client.messages.stream(model=served.model, messages=TURNS, max_tokens=12) as stream,
+    ):
         assert "".join(stream.text_stream)
         final = stream.get_final_message()
     assert final.stop_reason in ("end_turn", "max_tokens")
