@@ -64,7 +64,7 @@ def test_the_command_that_starts_a_server_starts_it(example):
     """`make` stands between: the signal goes to it and ends the server as well; a second start finds all set up."""
     lines = [line for line in example.text.splitlines() if line]
     assert len(lines) == 1
-    argv = ("bash", "-c", f"exec {lines[0]}")
+    argv = ("bash", "-c", f"unset MAKEFLAGS; exec {lines[0]}")  # those of a `make test` that runs this
     with serving(ROOT / "model_repository", argv=argv) as server:
         with urllib.request.urlopen(f"{server.url}/v1/models/{DEMO_MODEL}", timeout=5) as answer:
             assert json.load(answer)["state"] == "READY"
