@@ -78,11 +78,16 @@ async def _ask(entry: Entry, request: Request) -> OpenAIResponse | None:
     if model is None or Capability.RESPONSES not in model.capabilities:
         return None
     # As the client wrote it: what its escapes stand for must not become part of the request line.
-    path, query = request.scope["raw_path"], request.scope["query_string"]
-    target = (b"%b?%b" % (path, query) if query else path).decode("latin-1")
-    headers = ((b"x-request-id", request.state.request_id),)
-    name = entry.status.config.name
-    answer = await model.respond(OpenAIRequest(target, b"", name, stream=False, headers=headers, method=request.method))
+    asked = OpenAIRequest(
+        request.scope["raw_path"].decode("latin-1"),
+        b"",
+        entry.status.config.name,
+        stream=False,
+        headers=((b"x-request-id", request.state.request_id),),
+        method=request.method,
+        query=request.scope["query_string"].decode("latin-1"),
+    )
+    answer = await model.respond(asked)
     if answer.status not in _UNKNOWN:
         return answer
     await answer.body.aclose()

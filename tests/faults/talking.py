@@ -111,7 +111,13 @@ class Answer:
 async def connection(url: str, *, limit: int = 1 << 20) -> AsyncIterator[Answer]:
     """A connection to the server at `url`, dropped without a word at the end of the block."""
     host, _, port = url.removeprefix("http://").partition(":")
-    reader, writer = await asyncio.open_connection(host, int(port), limit=limit)
+    async with dropping(*await asyncio.open_connection(host, int(port), limit=limit)) as answer:
+        yield answer
+
+
+@asynccontextmanager
+async def dropping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> AsyncIterator[Answer]:
+    """An open connection, dropped without a word at the end of the block."""
     try:
         yield Answer(reader, writer)
     finally:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.engines import EchoEngine
 from tests.faults.looking import at_rest, complaints, connections, count, engine_of, rss_bytes, server_pids
-from tests.faults.talking import CHAT, Answer, ask, asking, error_of, question, request
+from tests.faults.talking import CHAT, Answer, ask, asking, dropping, error_of, question, request
 from tests.servers import Tritium, echo_repository, serving
 from tests.waiting import eventually
 
@@ -49,16 +49,9 @@ async def not_reading(server: Tritium, body: dict[str, Any], *headers: str) -> A
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     raw.setblocking(False)
     await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", server.http_port))
-    reader, writer = await asyncio.open_connection(sock=raw, limit=4096)
-    try:
-        writer.write(request(CHAT, json.dumps(body).encode(), *headers))
-        yield Answer(reader, writer)
-    finally:
-        writer.transport.abort()
-        try:
-            await writer.wait_closed()
-        except ConnectionResetError:
-            pass
+    async with dropping(*await asyncio.open_connection(sock=raw, limit=4096)) as answer:
+        answer.writer.write(request(CHAT, json.dumps(body).encode(), *headers))
+        yield answer
 
 
 async def stopped(engine: EchoEngine) -> int:

@@ -104,7 +104,7 @@ async def test_what_reaches_an_engine_is_the_clients_path_and_query_as_they_came
         answer = await client.get(sent, headers={"x-request-id": "mine"})
         assert answer.json() == {}
         (asked,) = models["a"].asked
-    assert (asked.method, asked.path, asked.body) == ("GET", sent, b"")
+    assert (asked.method, f"{asked.path}?{asked.query}", asked.body) == ("GET", sent, b"")
     assert tuple(asked.headers) == ((b"x-request-id", b"mine"),)
     assert answer.headers.get_list("x-request-id") == ["mine"]
 
