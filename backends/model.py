@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
 import msgspec
 
 from backends.config import ModelConfig
+from backends.errors import UpstreamTimeout
 
 Headers = Sequence[tuple[bytes, bytes]]
 """HTTP header fields in order, names in lower case."""
@@ -49,15 +50,45 @@ class Endpoint(msgspec.Struct, frozen=True):
     address: str
     state: State = State.STARTING
     restarts: int = 0
+    weight: float = 1.0
+    """Its share of the work under the policy `weighted`, against the others' weights."""
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What an engine says of its own work: requests that wait and that run, the share of its KV cache in use (0-1)."""
+
+    waiting: float = 0.0
+    running: float = 0.0
+    kv_usage: float = 0.0
 
 
 class Endpoints:
-    """The endpoints of one model as of the last snapshot; the registry replaces `current`, models read it."""
+    """The endpoints of one model as of the last snapshot, and their loads, by id, as of the last look at them.
 
-    __slots__ = ("current",)
+    The registry replaces both; models read them.
+    """
 
-    def __init__(self, current: tuple[Endpoint, ...] = ()) -> None:
+    __slots__ = ("current", "loads")
+
+    def __init__(self, current: tuple[Endpoint, ...] = (), loads: Mapping[str, Load] | None = None) -> None:
         self.current = current
+        self.loads: Mapping[str, Load] = {} if loads is None else loads
+
+
+@dataclass(slots=True)
+class Route:
+    """How a request found its engine, filled in by the model as it goes: for headers, counters and decision logs."""
+
+    policy: str = ""
+    reason: str = ""
+    """Why this endpoint, in a word or two: `only`, `prefix`, `over its bound`, `retry`."""
+    endpoint: str = ""
+    """Id of the endpoint that answers; that of the last attempt where none does."""
+    retries: int = 0
+    hedges: int = 0
+    resumes: int = 0
+    failures: list[str] = field(default_factory=list)
+    """What became of the attempts that came to nothing: `ENDPOINT: why`."""
 
 
 @dataclass(slots=True)
@@ -65,7 +96,9 @@ class OpenAIRequest:
     """A request of the OpenAI surface on its way to a model: bytes, and the few fields that were read from them.
 
     `path` comes without its `query`. `body` goes upstream as it is. `deadline` is in `time.monotonic()` seconds.
-    `headers` are those to send upstream (request id, trace context), not all of the client's.
+    `headers` are those to send upstream (request id, trace context), not all of the client's. `session` is what the
+    client names its conversation by in a header, `tenant` whose key it brought. `prompt_tokens` and `output_tokens`
+    are estimates of what it will cost.
     """
 
     path: str
@@ -76,6 +109,14 @@ class OpenAIRequest:
     deadline: float | None = None
     method: str = "POST"
     query: str = ""
+    session: str = ""
+    tenant: str = ""
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    route: Route = field(default_factory=Route)
+    stall: Callable[[UpstreamTimeout], bool] | None = None
+    """Set by the model while it waits for an engine: breaks the attempt off with this error, so that the model may
+    try elsewhere. False: there is nothing to break off yet."""
 
 
 Write = Callable[[bytes], Coroutine[Any, Any, None] | None]
