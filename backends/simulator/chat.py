@@ -22,7 +22,10 @@ class Tool(msgspec.Struct):
 
 
 class ChatRequest(Generation, kw_only=True):
-    """A chat completion request."""
+    """A chat completion request.
+
+    As in vLLM the answer opens a message of its own, or continues the last one where that is asked for.
+    """
 
     messages: list[Message]
     max_completion_tokens: int | None = None
@@ -31,18 +34,42 @@ class ChatRequest(Generation, kw_only=True):
     response_format: Format | None = None
     logprobs: bool | None = False
     top_logprobs: int | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+
+    def check(self) -> None:
+        """Raise for what a server refuses."""
+        super().check()
+        if not self.messages:
+            raise RequestError(400, "messages must not be empty.", param="messages")
+        if self.top_logprobs and not self.logprobs:
+            raise RequestError(400, "top_logprobs needs logprobs to be true.", param="top_logprobs")
+        if self.continue_final_message and self.add_generation_prompt:
+            raise RequestError(
+                400,
+                "continue_final_message needs add_generation_prompt to be false: an answer either continues "
+                "the last message or opens one.",
+                param="continue_final_message",
+            )
+
+    @property
+    def role(self) -> str:
+        """Whose message the answer is."""
+        return "assistant" if self.add_generation_prompt else self.messages[-1].role
+
+    @property
+    def written(self) -> str:
+        """What the answer continues; empty where it begins anew."""
+        final = self.messages[-1]
+        return prompt.read(final.content) if self.continue_final_message and final.role == "assistant" else ""
 
 
 async def answer(call: Call) -> None:
     """Answer a chat completion request."""
     asked, model = call.decode(ChatRequest)
     asked.check()
-    if not asked.messages:
-        raise RequestError(400, "messages must not be empty.", param="messages")
-    if asked.top_logprobs and not asked.logprobs:
-        raise RequestError(400, "top_logprobs needs logprobs to be true.", param="top_logprobs")
     limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
-    prompt_tokens = call.prompt_tokens(prompt.count(asked.messages))
+    prompt_tokens = call.prompt_tokens(prompt.count(asked.messages, opened=asked.add_generation_prompt))
     max_tokens = call.engine.check_length(prompt_tokens, limit, "max_tokens")
     offered = prompt.tools([tool.function for tool in asked.tools or ()], asked.tool_choice)
     plans = [
@@ -51,6 +78,7 @@ async def answer(call: Call) -> None:
             asked.limits(max_tokens, call.behaviour.tokens),
             offered,
             prompt.form(asked.response_format),
+            written=asked.written,
         )
         for _ in range(asked.n or 1)
     ]
@@ -67,7 +95,7 @@ async def _whole(call: Call, asked: ChatRequest, model: str, prompt_tokens: int,
     for index, each in enumerate(plans):
         calls = [_call(made.id, made.name, made.arguments) for made in each.calls]
         message = {
-            "role": "assistant",
+            "role": asked.role,
             "content": None if calls else each.text,
             "refusal": None,
             "annotations": None,
@@ -134,9 +162,10 @@ class _Chunks:
         self._head = encode({**opening, "model": model})[:-1] + b',"choices":['
         self._continuous = asked.stream_options is not None and asked.stream_options.continuous_usage_stats
         self._prompt_tokens = prompt_tokens
+        self._role = b'{"role":%b,"content":""}' % encode(asked.role)
 
     def role(self, index: int, generated: int) -> bytes:
-        choice = b'{"index":%d,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]' % index
+        choice = b'{"index":%d,"delta":%b,"logprobs":null,"finish_reason":null}]' % (index, self._role)
         return self._head + choice + b',"prompt_token_ids":null' + self._close(generated)
 
     def choice(self, index: int, delta: bytes, generated: int) -> bytes:

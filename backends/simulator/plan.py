@@ -85,29 +85,53 @@ class Form:
     schema: Mapping[str, Any] | None = None
 
 
-def plan(message: str, limits: Limits, tools: Tools | None = None, form: Form | None = None) -> Plan:
-    """The answer to a message: the tool calls that it names, a value of the wanted form, or its own words."""
+def plan(
+    message: str, limits: Limits, tools: Tools | None = None, form: Form | None = None, *, written: str = ""
+) -> Plan:
+    """The answer to a message: the tool calls that it names, a value of the wanted form, or its own words.
+
+    `written` is text that the answer has already: only what comes after it is planned, and bounded.
+    """
     calls = _calls(message, tools) if tools is not None else []
     if calls:
         call_ids = [f"chatcmpl-tool-{uuid4().hex}" for _ in calls]
         tokens = [token for number, call in enumerate(calls) for token in _call_tokens(number, *call)]
         return _bounded(Plan(tokens, "tool_calls", call_ids=call_ids), limits)
     if form is not None:
-        return _bounded(Plan([Token(piece) for piece in text.shards(_formed(message, form))], "stop"), limits)
-    return _stopped(Plan([Token(word) for word in _words(message, limits)], "stop"), limits)
+        pieces = _after(written, text.shards(_formed(message, form)))
+        return _bounded(Plan([Token(piece) for piece in pieces], "stop"), limits)
+    words = _after(written, _words(message, limits, text.count(written)))
+    return _stopped(Plan([Token(word) for word in words], "stop"), limits)
 
 
-def _words(message: str, limits: Limits) -> list[str]:
-    """The words of the message, again and again where the answer is to be longer; at most one over the limit."""
-    at_most = limits.max_tokens + 1
-    wanted = min(limits.max_tokens if limits.ignore_eos else limits.natural, at_most)
-    least = max(wanted, min(limits.min_tokens, at_most))
+def _words(message: str, limits: Limits, done: int) -> list[str]:
+    """The words of the message, again and again where the answer is to be longer; at most one over the limit.
+
+    `done` of them are there already: `natural` counts these, the other limits do not.
+    """
+    at_most = done + limits.max_tokens + 1
+    wanted = min(done + limits.max_tokens if limits.ignore_eos else limits.natural, at_most)
+    least = max(wanted, min(done + limits.min_tokens, at_most))
     words = text.split(message, wanted or at_most)
     if len(words) >= least:
         return words
     words = words or ["echo"]
     again = (word if word[0].isspace() else " " + word for word in cycle(words))
     return [*words, *islice(again, least - len(words))]
+
+
+def _after(written: str, tokens: list[str]) -> list[str]:
+    """What is left of an answer: after the same text, else after as many words."""
+    if not written:
+        return tokens
+    if not "".join(tokens).startswith(written):
+        return tokens[text.count(written) :]
+    ahead = len(written)
+    for place, token in enumerate(tokens):
+        if ahead < len(token):
+            return [token[ahead:], *tokens[place + 1 :]]
+        ahead -= len(token)
+    return []
 
 
 def _bounded(whole: Plan, limits: Limits) -> Plan:

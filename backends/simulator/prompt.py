@@ -39,15 +39,15 @@ def read(content: Content) -> str:
     return " ".join(filter(None, (part.text or read(part.content) for part in content)))
 
 
-def render(messages: Sequence[Message], system: str = "") -> str:
-    """The prompt that the messages make: a word for each role, one for the answer's role at the end."""
+def render(messages: Sequence[Message], system: str = "", *, opened: bool = True) -> str:
+    """The prompt that the messages make: a word for each role, one that opens the answer at the end."""
     lines = [f"<|system|> {system}"] if system else []
     lines += [f"<|{message.role}|> {read(message.content) or read(message.output)}" for message in messages]
-    return "\n".join([*lines, "<|assistant|>"])
+    return "\n".join([*lines, "<|assistant|>"] if opened else lines)
 
 
-def count(messages: Sequence[Message], system: str = "") -> int:
-    return text.count(render(messages, system))
+def count(messages: Sequence[Message], system: str = "", *, opened: bool = True) -> int:
+    return text.count(render(messages, system, opened=opened))
 
 
 def last(messages: Sequence[Message]) -> str:
