@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import msgspec
-
 from backends.config import ModelConfig
 from backends.engine.command import Command
-from backends.engine.environment import socket_path
+from backends.engine.continuation import Fields, by_flag, continued
+from backends.engine.instances import instances, replica_count
 from backends.engine.replicas import EngineModel
 from backends.errors import InvalidRequest
-from backends.model import Capability, Endpoints, Models
+from backends.model import Capability, Endpoints, Models, OpenAIRequest, OpenAIResponse
 from backends.simulator.options import Options, flags, read
 
 _START_SECONDS = 30.0
@@ -24,24 +23,33 @@ def launch(config: ModelConfig, *, runtime_dir: str) -> Sequence[Command]:
     Raises `InvalidRequest` naming the key that is not an option or has a wrong value.
     """
     options = _options(config)
-    commands = []
-    for number in range(_instances(config)):
-        own = config if number == 0 else msgspec.structs.replace(config, name=f"{config.name}.{number}")
-        path = socket_path(own, runtime_dir)
-        argv = (sys.executable, "-m", "backends.echo", "--uds", path, "--model", config.name, *flags(options))
-        start_timeout = _START_SECONDS + options.start_delay_ms / 1000
-        commands.append(Command(argv, f"unix:{path}", start_timeout_seconds=start_timeout))
-    return commands
+    start_timeout = _START_SECONDS + options.start_delay_ms / 1000
+    argv = (sys.executable, "-m", "backends.echo", "--model", config.name, *flags(options))
+    return [
+        Command((*argv, "--uds", each.socket), f"unix:{each.socket}", each.env, start_timeout_seconds=start_timeout)
+        for each in instances(config, runtime_dir)
+    ]
 
 
 def connect(config: ModelConfig, endpoints: Endpoints, models: Models) -> EngineModel:  # noqa: ARG001  # every kind's
     """The model in front of its processes; it offers every operation."""
-    parallelism = _options(config).slots * _instances(config)
-    return EngineModel(config, endpoints, capabilities=frozenset(Capability), parallelism=parallelism, adapter=None)
+    parallelism = _options(config).slots * replica_count(config, endpoints)
+    return EngineModel(
+        config, endpoints, capabilities=frozenset(Capability), parallelism=parallelism, adapter=_Adapter()
+    )
 
 
-def _instances(config: ModelConfig) -> int:
-    return sum(group.count for group in config.instance_group) or 1
+class _Adapter:
+    """It speaks as vLLM does, and nothing is to be bridged."""
+
+    def request(self, request: OpenAIRequest) -> OpenAIRequest:
+        return request
+
+    def response(self, request: OpenAIRequest, response: OpenAIResponse) -> OpenAIResponse:  # noqa: ARG002  # the protocol
+        return response
+
+    def continuation(self, fields: Fields, path: str, text: str) -> Fields | None:
+        return continued(fields, path, text, chat=by_flag)
 
 
 def _options(config: ModelConfig) -> Options:

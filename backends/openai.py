@@ -11,6 +11,7 @@ import msgspec
 
 from backends.config import ModelConfig
 from backends.engine.command import Command
+from backends.engine.continuation import Fields, continued
 from backends.engine.replicas import EngineModel
 from backends.errors import InvalidRequest
 from backends.model import Capability, Endpoints, Headers, Models, OpenAIRequest, OpenAIResponse
@@ -58,22 +59,22 @@ def connect(config: ModelConfig, endpoints: Endpoints, models: Models) -> Engine
         endpoints,
         capabilities=_capabilities(config),
         parallelism=_parallelism(config),
-        adapter=_Renamed(name) if name and name != config.name else None,
+        adapter=_Adapter(name if name != config.name else ""),
         headers=_authorization(config),
     )
 
 
-_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_fields = msgspec.json.Decoder(Fields).decode
 
 
-class _Renamed:
-    """Puts the remote's own name into a request; the other fields stay as the client wrote them."""
+class _Adapter:
+    """Puts the remote's own name, where it has one, into a request; the other fields stay as the client wrote them."""
 
     def __init__(self, name: str) -> None:
-        self._name = msgspec.Raw(msgspec.json.encode(name))
+        self._name = msgspec.Raw(msgspec.json.encode(name)) if name else None
 
     def request(self, request: OpenAIRequest) -> OpenAIRequest:
-        if not request.body:
+        if self._name is None or not request.body:
             return request
         fields = _decode_fields(request.body)
         fields["model"] = self._name
@@ -81,6 +82,9 @@ class _Renamed:
 
     def response(self, request: OpenAIRequest, response: OpenAIResponse) -> OpenAIResponse:  # noqa: ARG002  # the protocol
         return response
+
+    def continuation(self, fields: Fields, path: str, text: str) -> Fields | None:
+        return continued(fields, path, text, chat=None)
 
 
 def _authorization(config: ModelConfig) -> Headers:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from backends.engine import collecting, llamacpp_responses
+from backends.engine.continuation import Fields, by_prefill, continued
 from backends.engine.llamacpp_tools import MARK, CallEvents, demand, demands_a_tool
 from backends.engine.rewriting import BORDER, Converter, Rewritten, UsageAtTheEnd, Whole, WithoutPreface, as_json
 from backends.errors import InvalidRequest, UnsupportedOperation
@@ -104,6 +105,9 @@ class Adapter:
         elif request.path == "/detokenize":
             response.body = Whole(response.body, _prompt)
         return response
+
+    def continuation(self, fields: Fields, path: str, text: str) -> Fields | None:
+        return continued(fields, path, text, chat=by_prefill)
 
     def _generation(self, request: OpenAIRequest) -> OpenAIRequest:
         """The same bytes and one field, unless it asks for a whole answer, more tokens than the cap or a tool call.

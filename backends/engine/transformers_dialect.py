@@ -7,6 +7,7 @@ from dataclasses import replace
 import msgspec
 
 from backends.engine import collecting
+from backends.engine.continuation import Fields, continued
 from backends.engine.rewriting import Rewritten, UsageAtTheEnd, as_json
 from backends.errors import UnsupportedOperation
 from backends.model import OpenAIRequest, OpenAIResponse
@@ -54,6 +55,10 @@ class Adapter:
             return response
         response.body = Rewritten(response.body, _Chunks(request.model))
         return response if request.stream else as_json(response, _COLLECT[request.path])
+
+    def continuation(self, fields: Fields, path: str, text: str) -> Fields | None:
+        # Its chats always begin a new answer (5.23: `add_generation_prompt=True`, which no field of a request undoes).
+        return continued(fields, path, text, chat=None)
 
 
 class _Chunks:

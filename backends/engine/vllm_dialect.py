@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from backends.engine.continuation import Fields, by_flag, continued
 from backends.engine.rewriting import BORDER, Rewritten
 from backends.model import OpenAIRequest, OpenAIResponse
 
@@ -23,6 +24,9 @@ class Adapter:
         if request.stream and request.path == "/v1/responses" and response.status < 400:
             response.body = Rewritten(response.body, _Responses())
         return response
+
+    def continuation(self, fields: Fields, path: str, text: str) -> Fields | None:
+        return continued(fields, path, text, chat=by_flag)
 
 
 class _Responses:

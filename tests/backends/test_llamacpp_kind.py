@@ -14,6 +14,7 @@ from backends.config import ModelConfig
 from backends.errors import InvalidRequest
 from backends.model import Capability, Endpoints
 from tests.backends.bodies import QUESTION, TOOLS
+from tests.backends.continuing import goes_on_exactly
 from tests.backends.running import NO_MODELS, Engine, demo, offered, running
 from tests.waiting import eventually_async
 
@@ -171,3 +172,8 @@ def test_weights_that_are_none_are_a_clear_end(tmp_path: Path) -> None:
     config = ModelConfig("m", backend="llamacpp", path=str(tmp_path), arguments={"model": "m.gguf"})
     with pytest.raises(AssertionError, match=r"llama\.cpp did not start"), running(config):
         pass
+
+
+@pytest.mark.engine
+async def test_the_engine_goes_on_with_an_answer_begun_elsewhere(engine: Engine) -> None:
+    await goes_on_exactly(engine)

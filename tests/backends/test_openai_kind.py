@@ -94,7 +94,7 @@ async def test_the_remote_gets_its_own_model_name_and_the_key(monkeypatch: pytes
 
 
 def test_only_the_name_is_changed_and_only_where_it_differs() -> None:
-    adapter = openai._Renamed("remote")
+    adapter = openai._Adapter("remote")
     body = b'{"model":"m","messages":[{"role":"user", "content":"\\u00e9"}],"temperature":1.50}'
     changed = adapter.request(OpenAIRequest(CHAT, body, "m", stream=False)).body
     assert changed == body.replace(b'"model":"m"', b'"model":"remote"')

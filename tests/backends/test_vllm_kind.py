@@ -15,6 +15,7 @@ from backends import vllm
 from backends.config import ModelConfig
 from backends.errors import InvalidRequest, Unavailable
 from backends.model import Capability, Endpoints
+from tests.backends.continuing import goes_on_exactly
 from tests.backends.running import NO_MODELS, Engine, demo, offered, running
 from tests.servers import ROOT
 from tests.waiting import eventually_async
@@ -200,3 +201,8 @@ async def test_the_engine_calls_a_tool_on_demand(generator: Engine) -> None:
 def test_the_pooling_engine_offers_what_its_capabilities_say() -> None:
     with running(demo(repository=ROOT / "tests" / "model_repository"), seconds=START_SECONDS) as engine:
         assert asyncio.run(offered(engine)) == engine.model().capabilities
+
+
+@pytest.mark.engine
+async def test_the_engine_goes_on_with_an_answer_begun_elsewhere(generator: Engine) -> None:
+    await goes_on_exactly(generator)
