@@ -6,8 +6,8 @@ import time
 
 import msgspec
 
-from backends.simulator import prompt
-from backends.simulator.engine import Call
+from backends.simulator import prompt, text
+from backends.simulator.engine import Call, Run
 from backends.simulator.faults import RequestError
 from backends.simulator.generation import Generation, completion_tokens, encode, finish, usage
 from backends.simulator.logprobs import chat_logprobs
@@ -69,7 +69,8 @@ async def answer(call: Call) -> None:
     asked, model = call.decode(ChatRequest)
     asked.check()
     limit = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
-    prompt_tokens = call.prompt_tokens(prompt.count(asked.messages, opened=asked.add_generation_prompt))
+    rendered = prompt.render(asked.messages, opened=asked.add_generation_prompt)
+    prompt_tokens = call.prompt_tokens(text.count(rendered))
     max_tokens = call.engine.check_length(prompt_tokens, limit, "max_tokens")
     offered = prompt.tools([tool.function for tool in asked.tools or ()], asked.tool_choice)
     plans = [
@@ -82,14 +83,15 @@ async def answer(call: Call) -> None:
         )
         for _ in range(asked.n or 1)
     ]
+    run = call.run(prompt_tokens, plans, [rendered], salt=asked.cache_salt)
     if asked.stream:
-        await _stream(call, asked, model, prompt_tokens, plans)
+        await _stream(call, asked, model, run, plans)
     else:
-        await _whole(call, asked, model, prompt_tokens, plans)
+        await _whole(call, asked, model, run, plans)
 
 
-async def _whole(call: Call, asked: ChatRequest, model: str, prompt_tokens: int, plans: list[Plan]) -> None:
-    async with call.run(prompt_tokens, plans) as run:
+async def _whole(call: Call, asked: ChatRequest, model: str, run: Run, plans: list[Plan]) -> None:
+    async with run:
         await run.complete()
     choices = []
     for index, each in enumerate(plans):
@@ -123,7 +125,7 @@ async def _whole(call: Call, asked: ChatRequest, model: str, prompt_tokens: int,
             "choices": choices,
             "service_tier": None,
             "system_fingerprint": None,
-            "usage": usage(prompt_tokens, completion_tokens(plans)),
+            "usage": usage(run.prompt_tokens, completion_tokens(plans), run.cached_tokens),
             "prompt_logprobs": None,
             "prompt_token_ids": None,
             "kv_transfer_params": None,
@@ -131,53 +133,55 @@ async def _whole(call: Call, asked: ChatRequest, model: str, prompt_tokens: int,
     )
 
 
-async def _stream(call: Call, asked: ChatRequest, model: str, prompt_tokens: int, plans: list[Plan]) -> None:
-    chunks = _Chunks(call, asked, model, prompt_tokens)
+async def _stream(call: Call, asked: ChatRequest, model: str, run: Run, plans: list[Plan]) -> None:
+    chunks = _Chunks(call, asked, model, run)
     stream = call.stream()
-    async with call.run(prompt_tokens, plans) as run:
+    async with run:
         async for step in run.steps():
             if step == 0:
                 for index in range(len(plans)):
-                    await stream.send(chunks.role(index, run.generated))
+                    await stream.send(chunks.role(index))
             for index, each in enumerate(plans):
                 if step < len(each.tokens) and (delta := _delta(each, step, asked)) is not None:
-                    await stream.send(chunks.choice(index, delta, run.generated))
+                    await stream.send(chunks.choice(index, delta))
     if not run.generated:
         for index in range(len(plans)):
-            await stream.send(chunks.role(index, 0))
+            await stream.send(chunks.role(index))
     for index, each in enumerate(plans):
         if each.finish_reason != "length":
             end = b'{"content":""},"logprobs":null,' + finish(each)
-            await stream.send(chunks.choice(index, end, run.generated))
+            await stream.send(chunks.choice(index, end))
     if asked.stream_options is not None and asked.stream_options.include_usage:
-        await stream.send(chunks.usage(completion_tokens(plans)))
+        await stream.send(chunks.usage())
     await stream.close(b"[DONE]")
 
 
 class _Chunks:
-    """The chunks of one stream; `generated` is the tokens so far, for usage in every chunk where that is asked."""
+    """The chunks of one stream, with usage so far in every one where that is asked."""
 
-    def __init__(self, call: Call, asked: ChatRequest, model: str, prompt_tokens: int) -> None:
+    def __init__(self, call: Call, asked: ChatRequest, model: str, run: Run) -> None:
         opening = {"id": f"chatcmpl-{call.id}", "object": "chat.completion.chunk", "created": int(time.time())}
         self._head = encode({**opening, "model": model})[:-1] + b',"choices":['
         self._continuous = asked.stream_options is not None and asked.stream_options.continuous_usage_stats
-        self._prompt_tokens = prompt_tokens
+        self._run = run
         self._role = b'{"role":%b,"content":""}' % encode(asked.role)
 
-    def role(self, index: int, generated: int) -> bytes:
+    def role(self, index: int) -> bytes:
         choice = b'{"index":%d,"delta":%b,"logprobs":null,"finish_reason":null}]' % (index, self._role)
-        return self._head + choice + b',"prompt_token_ids":null' + self._close(generated)
+        return self._head + choice + b',"prompt_token_ids":null' + self._close()
 
-    def choice(self, index: int, delta: bytes, generated: int) -> bytes:
-        return b'%b{"index":%d,"delta":%b,"token_ids":null}]%b' % (self._head, index, delta, self._close(generated))
+    def choice(self, index: int, delta: bytes) -> bytes:
+        return b'%b{"index":%d,"delta":%b,"token_ids":null}]%b' % (self._head, index, delta, self._close())
 
-    def usage(self, generated: int) -> bytes:
-        return self._head + b'],"usage":' + encode(usage(self._prompt_tokens, generated)) + b"}"
+    def usage(self) -> bytes:
+        return self._head + b"]" + self._usage()
 
-    def _close(self, generated: int) -> bytes:
-        if not self._continuous:
-            return b"}"
-        return b',"usage":' + encode(usage(self._prompt_tokens, generated)) + b"}"
+    def _close(self) -> bytes:
+        return self._usage() if self._continuous else b"}"
+
+    def _usage(self) -> bytes:
+        run = self._run
+        return b',"usage":' + encode(usage(run.prompt_tokens, run.generated, run.cached_tokens)) + b"}"
 
 
 def _delta(each: Plan, step: int, asked: ChatRequest) -> bytes | None:

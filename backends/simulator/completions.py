@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from backends.simulator import text
-from backends.simulator.engine import Call
+from backends.simulator.engine import Call, Run
 from backends.simulator.faults import RequestError
 from backends.simulator.generation import Generation, StreamOptions, completion_tokens, encode, finish, usage
 from backends.simulator.logprobs import text_logprobs
@@ -36,13 +36,14 @@ async def answer(call: Call) -> None:
     plans = [plan(each, limits) for each in prompts for _ in range(n)]
     leads = [each if asked.echo is True else "" for each in prompts for _ in range(n)]
     opening = {"id": f"cmpl-{call.id}", "object": "text_completion", "created": int(time.time()), "model": model}
+    run = call.run(sum(counts), plans, prompts, salt=asked.cache_salt)
     if asked.stream:
-        await _stream(call, asked, opening, sum(counts), plans, leads)
+        await _stream(call, asked, opening, run, plans, leads)
         return
-    async with call.run(sum(counts), plans) as run:
+    async with run:
         await run.complete()
     choices = [_choice(asked, index, each, leads[index]) for index, each in enumerate(plans)]
-    counted = usage(sum(counts), completion_tokens(plans))
+    counted = usage(run.prompt_tokens, completion_tokens(plans), run.cached_tokens)
     call.reply({**opening, "choices": choices, "usage": counted, "kv_transfer_params": None})
 
 
@@ -64,7 +65,7 @@ async def _stream(
     call: Call,
     asked: CompletionRequest,
     opening: dict[str, object],
-    prompt_tokens: int,
+    run: Run,
     plans: list[Plan],
     leads: list[str],
 ) -> None:
@@ -73,12 +74,12 @@ async def _stream(
     stream = call.stream()
     offsets = [len(lead) for lead in leads]
     on = b'"finish_reason":null,"stop_reason":null'
-    async with call.run(prompt_tokens, plans) as run:
+    async with run:
 
         async def send(index: int, words: str, finished: bytes, scores: bytes = b"null") -> None:
             close = b"}"
             if options.continuous_usage_stats:
-                close = b',"usage":' + encode(usage(prompt_tokens, run.generated)) + b"}"
+                close = b',"usage":' + encode(usage(run.prompt_tokens, run.generated, run.cached_tokens)) + b"}"
             choice = (index, encode(words), scores, finished)
             await stream.send(head + b'{"index":%d,"text":%b,"logprobs":%b,%b,"token_ids":null}]' % choice + close)
 
@@ -100,6 +101,6 @@ async def _stream(
         if each.finish_reason != "length":
             await send(index, "", finish(each))
     if options.include_usage:
-        counted = encode(usage(prompt_tokens, completion_tokens(plans)))
+        counted = encode(usage(run.prompt_tokens, run.generated, run.cached_tokens))
         await stream.send(head + b'],"usage":' + counted + b"}")
     await stream.close(b"[DONE]")

@@ -25,6 +25,7 @@ from backends.simulator.faults import (
 from backends.simulator.http import Exchange, Request
 from backends.simulator.options import Options
 from backends.simulator.plan import Plan
+from backends.simulator.prefix_cache import PrefixCache, blocks
 from backends.simulator.slots import Slots
 from backends.simulator.sse import EventStream
 from backends.simulator.store import Store
@@ -33,7 +34,10 @@ from backends.simulator.text import Vocabulary
 
 @dataclass(slots=True)
 class Counters:
-    """Totals since the start. `ended` counts requests that had a slot by how they ended."""
+    """Totals since the start. `ended` counts requests that had a slot by how they ended.
+
+    `cache_queries` and `cache_hits` are prompt tokens looked for and found in the prefix cache.
+    """
 
     requests: int = 0
     streams: int = 0
@@ -41,6 +45,8 @@ class Counters:
     aborted: int = 0
     prompt_tokens: int = 0
     generation_tokens: int = 0
+    cache_queries: int = 0
+    cache_hits: int = 0
     max_active: int = 0
     ended: Counter[str] = field(default_factory=Counter)
 
@@ -63,10 +69,20 @@ class Engine:
         self.vocabulary = Vocabulary()
         self.store = Store()
         self.last: Request | None = None
+        self.prefix_cache: PrefixCache | None = None
+        # Prefill is bound by compute: prompts share it one after the other.
+        self.prefill = asyncio.Lock()
+        self.options = Options()
         self.configure(options)
 
     def configure(self, options: Options) -> None:
-        """Take new options; requests under way keep the pace and the fault that they came with."""
+        """Take new options; requests under way keep the pace and the fault that they came with.
+
+        A prefix cache of another size starts empty.
+        """
+        if options.prefix_cache_tokens != self.options.prefix_cache_tokens:
+            size = options.prefix_cache_tokens
+            self.prefix_cache = PrefixCache(size) if size else None
         self.options = options
         self.slots.resize(options.slots)
         self._faults_left = options.times or -1
@@ -141,8 +157,11 @@ class Call:
     def prompt_tokens(self, counted: int) -> int:
         return self.engine.options.prompt_tokens or counted
 
-    def run(self, prompt_tokens: int, plans: Sequence[Plan] = ()) -> Run:
-        return Run(self.engine, self.behaviour, prompt_tokens, plans)
+    def run(
+        self, prompt_tokens: int, plans: Sequence[Plan] = (), prompts: Sequence[str] = (), *, salt: str = ""
+    ) -> Run:
+        """A run of the choices; each of the `prompts` has as many of them. Other salts share no cached prefix."""
+        return Run(self.engine, self.behaviour, prompt_tokens, plans, prompts, salt)
 
     def stream(self) -> EventStream:
         """The answer as events; its head is sent at once, as a server does that has yet to schedule the request."""
@@ -158,12 +177,26 @@ class Call:
 class Run:
     """One request in the engine: waits for a slot, holds it while its tokens come, and is counted by its end.
 
-    `plans` are its choices, which advance together; without any it takes the time of one token.
+    `plans` are its choices, which advance together; without any it takes the time of one token. `cached_tokens`
+    is None without a prefix cache.
     """
 
-    def __init__(self, engine: Engine, behaviour: Behaviour, prompt_tokens: int, plans: Sequence[Plan]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        behaviour: Behaviour,
+        prompt_tokens: int,
+        plans: Sequence[Plan],
+        prompts: Sequence[str],
+        salt: str,
+    ) -> None:
         self.prompt_tokens = prompt_tokens
+        self.cached_tokens: int | None = None
         self.generated = 0
+        self._plans = plans
+        self._prompts = prompts
+        self._words: list[list[str]] = []
+        self._salt = salt
         self._engine = engine
         self._behaviour = behaviour
         self._reason = plans[0].finish_reason if plans else "stop"
@@ -190,6 +223,7 @@ class Run:
         counters = self._engine.counters
         self._engine.runs.discard(self)
         self._engine.slots.release()
+        self._keep()
         if kind is None:
             counters.finished += 1
             counters.ended[self._reason] += 1
@@ -202,6 +236,7 @@ class Run:
     async def steps(self) -> AsyncIterator[int]:
         """The number of each token, when it is due. A late one does not delay those after it."""
         clock = asyncio.get_running_loop().time
+        await self._prefill()
         due = clock() + self._behaviour.ttft_ms / 1000
         itl_seconds = self._behaviour.itl_seconds()
         same = len(set(self._lengths)) == 1
@@ -221,10 +256,41 @@ class Run:
             async for _ in self.steps():
                 pass
             return
+        await self._prefill()
         seconds = self._behaviour.ttft_ms / 1000 + self._behaviour.itl_seconds() * max(0, self._steps - 1)
         if seconds > 0:
             await asyncio.sleep(seconds)
         self._count(sum(self._lengths))
+
+    async def _prefill(self) -> None:
+        """Look the prompts up in the prefix cache, and take the time of what is not there."""
+        engine, cache = self._engine, self._engine.prefix_cache
+        pace_us = engine.options.prefill_us_per_token
+        if cache is None and not pace_us:
+            return
+        async with engine.prefill:
+            if cache is not None:
+                found = 0
+                self._words = [prompt.split() for prompt in self._prompts]
+                for words in self._words:
+                    names = blocks(words, self._salt)
+                    found += cache.cached_tokens(names, len(words))
+                    cache.keep(names)
+                self.cached_tokens = min(found, self.prompt_tokens)
+                engine.counters.cache_queries += self.prompt_tokens
+                engine.counters.cache_hits += self.cached_tokens
+            await asyncio.sleep(pace_us * (self.prompt_tokens - (self.cached_tokens or 0)) / 1e6)
+
+    def _keep(self) -> None:
+        """Cache what was generated behind its prompt: the next turn of the conversation begins with both."""
+        cache = self._engine.prefix_cache
+        if cache is None or not self._words:
+            return
+        done = self.generated // max(1, len(self._plans))
+        choices = max(1, len(self._plans) // len(self._words))
+        for index, plan in enumerate(self._plans):
+            answer = "".join(token.text for token in plan.tokens[:done] if token.call < 0)
+            cache.keep(blocks([*self._words[index // choices], *answer.split()], self._salt))
 
     def _count(self, tokens: int) -> None:
         self.generated += tokens

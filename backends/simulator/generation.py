@@ -34,6 +34,7 @@ class Generation(ModelRequest, kw_only=True):
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
+    cache_salt: str = ""
 
     def check(self) -> None:
         """Raise for what a server refuses."""
@@ -51,12 +52,12 @@ class Generation(ModelRequest, kw_only=True):
         return Limits(max_tokens, self.min_tokens, natural, self.ignore_eos, stop, self.include_stop_str_in_output)
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, object]:
+def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int | None = None) -> dict[str, object]:
     return {
         "prompt_tokens": prompt_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
         "completion_tokens": completion_tokens,
-        "prompt_tokens_details": None,
+        "prompt_tokens_details": None if cached_tokens is None else {"cached_tokens": cached_tokens},
     }
 
 

@@ -6,8 +6,8 @@ import json
 
 import msgspec
 
-from backends.simulator import prompt
-from backends.simulator.engine import Call, ModelRequest
+from backends.simulator import prompt, text
+from backends.simulator.engine import Call, ModelRequest, Run
 from backends.simulator.faults import RequestError
 from backends.simulator.plan import Limits, Plan, plan
 from backends.simulator.prompt import Content, Function, Message
@@ -37,8 +37,8 @@ class CountRequest(ModelRequest, kw_only=True):
     system: Content = None
     tools: list[Tool] | None = None
 
-    def prompt_tokens(self) -> int:
-        return prompt.count(self.messages, prompt.read(self.system))
+    def rendered(self) -> str:
+        return prompt.render(self.messages, prompt.read(self.system))
 
 
 class MessagesRequest(CountRequest, kw_only=True):
@@ -53,7 +53,7 @@ class MessagesRequest(CountRequest, kw_only=True):
 async def count_tokens(call: Call) -> None:
     """Answer how many tokens a prompt has."""
     asked, _ = call.decode(CountRequest)
-    call.reply({"input_tokens": call.prompt_tokens(asked.prompt_tokens())})
+    call.reply({"input_tokens": call.prompt_tokens(text.count(asked.rendered()))})
 
 
 async def answer(call: Call) -> None:
@@ -61,17 +61,19 @@ async def answer(call: Call) -> None:
     asked, model = call.decode(MessagesRequest)
     if not asked.messages:
         raise RequestError(400, "messages must not be empty.", param="messages")
-    prompt_tokens = call.prompt_tokens(asked.prompt_tokens())
+    rendered = asked.rendered()
+    prompt_tokens = call.prompt_tokens(text.count(rendered))
     max_tokens = call.engine.check_length(prompt_tokens, asked.max_tokens, "max_tokens")
     limits = Limits(max_tokens, natural=call.behaviour.tokens, stop=tuple(asked.stop_sequences or ()))
     functions = [Function(tool.name, tool.input_schema) for tool in asked.tools or ()]
     choice = asked.tool_choice or ToolChoice()
     named: object = {"name": choice.name} if choice.type == "tool" else choice.type
     made = plan(prompt.last(asked.messages), limits, prompt.tools(functions, named))
+    run = call.run(prompt_tokens, [made], [rendered])
     if asked.stream:
-        await _stream(call, model, prompt_tokens, made)
+        await _stream(call, model, run, made)
         return
-    async with call.run(prompt_tokens, [made]) as run:
+    async with run:
         await run.complete()
     content: list[dict[str, object]] = [
         {"type": "tool_use", "id": each.id, "name": each.name, "input": _object(each.arguments)} for each in made.calls
@@ -81,22 +83,22 @@ async def answer(call: Call) -> None:
             **_opening(call, model),
             "content": content or [{"type": "text", "text": made.text}],
             **_end(made),
-            "usage": {"input_tokens": prompt_tokens, "output_tokens": len(made.tokens)},
+            "usage": {"input_tokens": run.prompt_tokens, "output_tokens": len(made.tokens)},
         }
     )
 
 
-async def _stream(call: Call, model: str, prompt_tokens: int, made: Plan) -> None:
+async def _stream(call: Call, model: str, run: Run, made: Plan) -> None:
     stream = call.stream()
     started = {
         **_opening(call, model),
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
-        "usage": {"input_tokens": prompt_tokens, "output_tokens": 0},
+        "usage": {"input_tokens": run.prompt_tokens, "output_tokens": 0},
     }
     block = -1
-    async with call.run(prompt_tokens, [made]) as run:
+    async with run:
         async for step in run.steps():
             token = made.tokens[step]
             if step == 0:
@@ -119,7 +121,7 @@ async def _stream(call: Call, model: str, prompt_tokens: int, made: Plan) -> Non
         await _event(stream, "message_start", message=started)
     else:
         await _event(stream, "content_block_stop", index=block)
-    counted = {"input_tokens": prompt_tokens, "output_tokens": len(made.tokens)}
+    counted = {"input_tokens": run.prompt_tokens, "output_tokens": len(made.tokens)}
     await _event(stream, "message_delta", delta=_end(made), usage=counted)
     await _event(stream, "message_stop")
     await stream.close()

@@ -14,6 +14,7 @@ from backends.simulator.faults import Fault
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Milliseconds = Annotated[float, Meta(ge=0)]
+Microseconds = Annotated[float, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0)]
 
 
@@ -24,6 +25,10 @@ class Options(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
     ttft_ms: Annotated[Milliseconds, Meta(description="time to the first token")] = 0.0
     itl_ms: Annotated[Milliseconds, Meta(description="time between tokens")] = 0.0
     slots: Annotated[Positive, Meta(description="requests that run at once; the others wait")] = 256
+    prefill_us_per_token: Annotated[
+        Microseconds, Meta(description="time each prompt token that is not cached adds; one prompt at a time")
+    ] = 0.0
+    prefix_cache_tokens: Annotated[Count, Meta(description="size of the prefix cache; 0: there is none")] = 0
     max_model_len: Annotated[Positive, Meta(description="context length in tokens")] = 32768
     prompt_tokens: Annotated[Count, Meta(description="prompt tokens to report; 0: counted")] = 0
     dimensions: Annotated[Positive, Meta(description="length of an embedding")] = 384

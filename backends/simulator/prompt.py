@@ -1,4 +1,4 @@
-"""Messages of every API, read as far as the echo needs: how many tokens they are, and what the last one says."""
+"""Messages of every API, read as far as the echo needs: the prompt they make, and what the last one says."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from backends.simulator import text
 from backends.simulator.faults import RequestError
 from backends.simulator.plan import Form, Tools
 
@@ -44,10 +43,6 @@ def render(messages: Sequence[Message], system: str = "", *, opened: bool = True
     lines = [f"<|system|> {system}"] if system else []
     lines += [f"<|{message.role}|> {read(message.content) or read(message.output)}" for message in messages]
     return "\n".join([*lines, "<|assistant|>"] if opened else lines)
-
-
-def count(messages: Sequence[Message], system: str = "", *, opened: bool = True) -> int:
-    return text.count(render(messages, system, opened=opened))
 
 
 def last(messages: Sequence[Message]) -> str:

@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import msgspec
 
-from backends.simulator import prompt
-from backends.simulator.engine import Call, ModelRequest
+from backends.simulator import prompt, text
+from backends.simulator.engine import Call, ModelRequest, Run
 from backends.simulator.faults import Broken, RequestError
 from backends.simulator.plan import Limits, Plan, Token, plan
 from backends.simulator.prompt import Format, Function, Message
@@ -60,7 +60,8 @@ async def create(call: Call) -> None:
     before = call.engine.store.get(asked.previous_response_id) if asked.previous_response_id else {}
     usage = before.get("usage")
     earlier = usage["total_tokens"] if isinstance(usage, dict) else 0
-    prompt_tokens = call.prompt_tokens(earlier + prompt.count(messages, asked.instructions or ""))
+    rendered = prompt.render(messages, asked.instructions or "")
+    prompt_tokens = call.prompt_tokens(earlier + text.count(rendered))
     max_tokens = call.engine.check_length(prompt_tokens, asked.max_output_tokens, "max_output_tokens")
     functions = [Function(tool.name, tool.parameters) for tool in asked.tools or () if tool.type == "function"]
     made = plan(
@@ -69,18 +70,20 @@ async def create(call: Call) -> None:
         prompt.tools(functions, asked.tool_choice),
         prompt.form(asked.text.format if asked.text is not None else None),
     )
+    # The words of earlier turns are not kept.
+    run = call.run(prompt_tokens, [made], () if before else [rendered])
     response = _response(call, asked, model)
     if asked.background:
         if asked.stream:
             raise RequestError(400, "background responses are not streamed.", param="stream")
         response["status"] = "queued"
         call.engine.store.put(response)
-        call.engine.store.work(str(response["id"]), _work(call, response, prompt_tokens, made))
+        call.engine.store.work(str(response["id"]), _work(response, run, made))
         call.reply(response)
     elif asked.stream:
-        await _stream(call, response, prompt_tokens, made, keep=asked.store is not False)
+        await _stream(call, response, run, made, keep=asked.store is not False)
     else:
-        await _fill(call, response, prompt_tokens, made)
+        await _fill(response, run, made)
         if asked.store is not False:
             call.engine.store.put(response)
         call.reply(response)
@@ -102,22 +105,22 @@ async def delete(call: Call, response_id: str) -> None:
     call.reply({"id": response_id, "object": "response", "deleted": True})
 
 
-async def _work(call: Call, response: Response, prompt_tokens: int, made: Plan) -> None:
+async def _work(response: Response, run: Run, made: Plan) -> None:
     try:
-        await _fill(call, response, prompt_tokens, made)
+        await _fill(response, run, made)
     except Broken as broken:
         response["status"] = "failed"
         response["error"] = {"code": "server_error", "message": f"The fault {broken.fault.value!r} was asked for."}
 
 
-async def _fill(call: Call, response: Response, prompt_tokens: int, made: Plan) -> None:
-    async with call.run(prompt_tokens, [made]) as run:
+async def _fill(response: Response, run: Run, made: Plan) -> None:
+    async with run:
         response["status"] = "in_progress"
         await run.complete()
-    _complete(response, prompt_tokens, made, [_item(made, first) for first in _firsts(made)])
+    _complete(response, run, made, [_item(made, first) for first in _firsts(made)])
 
 
-async def _stream(call: Call, response: Response, prompt_tokens: int, made: Plan, *, keep: bool) -> None:
+async def _stream(call: Call, response: Response, run: Run, made: Plan, *, keep: bool) -> None:
     stream = call.stream()
     numbers = count()
     output: list[dict[str, object]] = []
@@ -126,7 +129,7 @@ async def _stream(call: Call, response: Response, prompt_tokens: int, made: Plan
         data = {"type": "response." + name, "sequence_number": next(numbers), **fields}
         await stream.send(msgspec.json.encode(data), b"response." + name.encode())
 
-    async with call.run(prompt_tokens, [made]) as run:
+    async with run:
         async for step in run.steps():
             token = made.tokens[step]
             if step == 0:
@@ -147,7 +150,7 @@ async def _stream(call: Call, response: Response, prompt_tokens: int, made: Plan
     else:
         await event("created", response=response)
         await event("in_progress", response=response)
-    _complete(response, prompt_tokens, made, output)
+    _complete(response, run, made, output)
     if keep:
         call.engine.store.put(response)
     await event(str(response["status"]), response=response)
@@ -237,15 +240,15 @@ def _response(call: Call, asked: ResponsesRequest, model: str) -> Response:
     }
 
 
-def _complete(response: Response, prompt_tokens: int, made: Plan, output: list[dict[str, object]]) -> None:
+def _complete(response: Response, run: Run, made: Plan, output: list[dict[str, object]]) -> None:
     cut = made.finish_reason == "length"
     response["status"] = "incomplete" if cut else "completed"
     response["incomplete_details"] = {"reason": "max_output_tokens"} if cut else None
     response["output"] = output
     response["usage"] = {
-        "input_tokens": prompt_tokens,
-        "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens": run.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": run.cached_tokens or 0},
         "output_tokens": len(made.tokens),
         "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": prompt_tokens + len(made.tokens),
+        "total_tokens": run.prompt_tokens + len(made.tokens),
     }

@@ -51,7 +51,8 @@ async def metrics(call: Call) -> None:
     engine = call.engine
     counters, slots = engine.counters, engine.slots
     held = sum(run.prompt_tokens + run.generated for run in engine.runs)
-    usage = min(1.0, held / (engine.options.slots * engine.options.max_model_len))
+    capacity = engine.options.prefix_cache_tokens or engine.options.slots * engine.options.max_model_len
+    usage = min(1.0, held / capacity)
     ended = {reason: counters.ended[reason] for reason in ("stop", "length", "abort", "error", "tool_calls")}
     ended["stop"] += ended.pop("tool_calls")
     lines: list[str] = []
@@ -69,6 +70,9 @@ async def metrics(call: Call) -> None:
     metric("kv_cache_usage_perc", "gauge", "Part of the KV cache in use, from 0 to 1.", {"": usage})
     metric("prompt_tokens_total", "counter", "Prompt tokens processed.", {"": float(counters.prompt_tokens)})
     metric("generation_tokens_total", "counter", "Tokens generated.", {"": float(counters.generation_tokens)})
+    queries, hits = float(counters.cache_queries), float(counters.cache_hits)
+    metric("prefix_cache_queries_total", "counter", "Prompt tokens looked for in the prefix cache.", {"": queries})
+    metric("prefix_cache_hits_total", "counter", "Prompt tokens found in the prefix cache.", {"": hits})
     reasons = {f'finished_reason="{reason}",': float(number) for reason, number in ended.items()}
     metric("request_success_total", "counter", "Requests by how they ended.", reasons)
     body = "\n".join([*lines, ""]).encode()
