@@ -24,10 +24,17 @@ def launch(config: ModelConfig, *, runtime_dir: str) -> Sequence[Command]:
     """
     options = _options(config)
     start_timeout = _START_SECONDS + options.start_delay_ms / 1000
-    argv = (sys.executable, "-m", "backends.echo", "--model", config.name, *flags(options))
     return [
-        Command((*argv, "--uds", each.socket), f"unix:{each.socket}", each.env, start_timeout_seconds=start_timeout)
-        for each in instances(config, runtime_dir)
+        Command(
+            argv=(
+                *(sys.executable, "-m", "backends.echo"),
+                *("--uds", instance.socket, "--model", config.name, *flags(options)),
+            ),
+            address=f"unix:{instance.socket}",
+            env=instance.env,
+            start_timeout_seconds=start_timeout,
+        )
+        for instance in instances(config, runtime_dir)
     ]
 
 

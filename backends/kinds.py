@@ -25,11 +25,7 @@ class Kind(Protocol):
     """What the module of a kind offers."""
 
     def launch(self, config: ModelConfig, *, runtime_dir: str) -> Sequence[Command]:
-        """What the supervisor starts; nothing for a remote kind. Raises `InvalidRequest` naming a bad argument."""
-        ...
-
-    def addresses(self, config: ModelConfig) -> Sequence[str]:
-        """Where endpoints that somebody else runs are; nothing for a kind that is started."""
+        """What the supervisor starts, nothing where others do. Raises `InvalidRequest` naming a bad argument."""
         ...
 
     def connect(self, config: ModelConfig, endpoints: Endpoints, models: Models) -> EngineModel:

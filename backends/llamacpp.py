@@ -11,7 +11,7 @@ import msgspec
 
 from backends.config import ModelConfig
 from backends.engine.command import Command
-from backends.engine.environment import socket_path
+from backends.engine.instances import instances, replica_count, starts_processes
 from backends.engine.llamacpp_dialect import Adapter
 from backends.engine.llamacpp_server import Arguments
 from backends.engine.replicas import EngineModel
@@ -34,8 +34,10 @@ _POOLINGS = ("", "mean", "cls", "last")
 
 
 def launch(config: ModelConfig, *, runtime_dir: str) -> Sequence[Command]:
-    """One llama.cpp server. Raises `InvalidRequest` that names the argument at fault."""
+    """One llama.cpp server an instance. Raises `InvalidRequest` that names the argument at fault."""
     arguments = _arguments(config)
+    if not starts_processes(config):
+        return []
     folder = Path(config.path)
     for key in ("model", "chat_template"):
         value = getattr(arguments, key)
@@ -43,14 +45,16 @@ def launch(config: ModelConfig, *, runtime_dir: str) -> Sequence[Command]:
             raise InvalidRequest(f"Model {config.name!r}: {key} {str(folder / value)!r} is no file.", param=key)
     template = str(folder / arguments.chat_template) if arguments.chat_template else ""
     resolved = msgspec.structs.replace(arguments, model=str(folder / arguments.model), chat_template=template)
-    socket = socket_path(config, runtime_dir)
-    argv = (sys.executable, "-m", "backends.engine.llamacpp_server", "--socket", socket, "--name", config.name)
+    argv = (sys.executable, "-m", "backends.engine.llamacpp_server", "--name", config.name)
+    options = ("--arguments", msgspec.json.encode(resolved).decode())
     return [
         Command(
-            argv=(*argv, "--arguments", msgspec.json.encode(resolved).decode()),
-            address=f"unix:{socket}",
+            argv=(*argv, "--socket", instance.socket, *options),
+            address=f"unix:{instance.socket}",
+            env=instance.env,
             context_length=arguments.n_ctx,
         )
+        for instance in instances(config, runtime_dir)
     ]
 
 
@@ -61,7 +65,7 @@ def connect(config: ModelConfig, endpoints: Endpoints, models: Models) -> Engine
         config,
         endpoints,
         capabilities=_EMBED if arguments.embedding else _GENERATE,
-        parallelism=arguments.n_parallel,
+        parallelism=arguments.n_parallel * replica_count(config, endpoints),
         adapter=Adapter(max_tokens=arguments.max_tokens, context_length=arguments.n_ctx),
     )
 
@@ -95,8 +99,9 @@ class _LlamaCppModel(EngineModel):
 
 
 def _arguments(config: ModelConfig) -> Arguments:
+    given = config.arguments if starts_processes(config) else {"model": "", **config.arguments}
     try:
-        arguments = msgspec.convert(config.arguments, Arguments)
+        arguments = msgspec.convert(given, Arguments)
     except msgspec.ValidationError as error:
         known = ", ".join(Arguments.__struct_fields__)
         raise InvalidRequest(

@@ -5,46 +5,32 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from urllib.parse import urlsplit
 
 import msgspec
 
 from backends.config import ModelConfig
+from backends.engine import addresses, naming, routing
 from backends.engine.command import Command
 from backends.engine.continuation import Fields, continued
 from backends.engine.replicas import EngineModel
 from backends.errors import InvalidRequest
 from backends.model import Capability, Endpoints, Headers, Models, OpenAIRequest, OpenAIResponse
 
-_PARAMETERS = ("endpoints", "api_key_env", "model", "capabilities", "max_inflight_requests")
+_OWN_PARAMETERS = ("api_key_env", "model", "capabilities", "max_inflight_requests")
+_PARAMETERS = (*_OWN_PARAMETERS, *sorted(addresses.PARAMETERS | naming.PARAMETERS | routing.PARAMETERS))
 
 
 def launch(config: ModelConfig, *, runtime_dir: str) -> Sequence[Command]:  # noqa: ARG001  # every kind's
     """Nothing: somebody else starts it. Raises `InvalidRequest` that names the parameter at fault."""
-    addresses(config)
+    for key in config.parameters:
+        if key not in _PARAMETERS:
+            raise _wrong(config, key, f"is unknown; there are {', '.join(_PARAMETERS)}")
+    if not addresses.PARAMETERS & config.parameters.keys():
+        raise _wrong(config, "endpoints", "is missing: it lists URLs, separated by commas")
     _capabilities(config)
     _parallelism(config)
     _authorization(config)
     return []
-
-
-def addresses(config: ModelConfig) -> Sequence[str]:
-    """The base URLs of the parameter `endpoints`, without the `/v1` of clients. Raises `InvalidRequest`."""
-    for key in config.parameters:
-        if key not in _PARAMETERS:
-            raise _wrong(config, key, f"is unknown; there are {', '.join(_PARAMETERS)}")
-    urls = [url.strip().rstrip("/").removesuffix("/v1") for url in config.parameters.get("endpoints", "").split(",")]
-    for url in urls:
-        try:
-            parts = urlsplit(url)
-            usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            usable = False
-        else:
-            usable = usable and not (parts.query or parts.fragment or parts.username)
-        if not usable:
-            raise _wrong(config, "endpoints", f"wants http:// or https:// URLs, separated by commas, not {url!r}")
-    return urls
 
 
 def connect(config: ModelConfig, endpoints: Endpoints, models: Models) -> EngineModel:  # noqa: ARG001  # every kind's

@@ -12,7 +12,8 @@ import msgspec
 
 from backends.config import ModelConfig
 from backends.engine.command import Command
-from backends.engine.environment import interpreter, socket_path
+from backends.engine.environment import interpreter
+from backends.engine.instances import instances, replica_count, starts_processes
 from backends.engine.replicas import EngineModel
 from backends.engine.transformers_dialect import Adapter
 from backends.errors import InvalidRequest
@@ -48,37 +49,44 @@ class Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
 
 def launch(config: ModelConfig, *, runtime_dir: str) -> Sequence[Command]:
-    """One `transformers serve`. Raises `InvalidRequest` for a wrong argument, `Unavailable` without its environment."""
+    """One `transformers serve` an instance.
+
+    Raises `InvalidRequest` for a wrong argument, `Unavailable` without its environment.
+    """
     arguments = _arguments(config)
+    if not starts_processes(config):
+        return []
     path = Path(config.path) / arguments.model
     model = str(path) if path.exists() else arguments.model
-    socket = socket_path(config, runtime_dir)
-    # -P: the launcher's own folder must not be searched for modules.
-    argv = [interpreter("transformers"), "-P", str(_LAUNCHER), socket, config.name, model, "--continuous-batching"]
+    options = ["--continuous-batching"]
     for key, value in msgspec.to_builtins(arguments).items():
         if key not in {"model", "max_inflight_requests"}:
-            argv.append(_flag(key.replace("_", "-"), value))
+            options.append(_flag(key.replace("_", "-"), value))
+    python = interpreter("transformers")
     env = {"HF_HUB_OFFLINE": "1"} if path.exists() else {}
     return [
         Command(
-            argv=tuple(argv),
-            address=f"unix:{socket}",
-            env={key: value for key, value in env.items() if key not in os.environ},
+            # -P: the launcher's own folder must not be searched for modules.
+            argv=(python, "-P", str(_LAUNCHER), instance.socket, config.name, model, *options),
+            address=f"unix:{instance.socket}",
+            env={key: value for key, value in env.items() if key not in os.environ} | dict(instance.env),
             metrics=None,
             context_length=_context_length(path),
         )
+        for instance in instances(config, runtime_dir)
     ]
 
 
 def connect(config: ModelConfig, endpoints: Endpoints, models: Models) -> EngineModel:  # noqa: ARG001  # every kind's
     """A model that `transformers serve` serves."""
-    parallelism = _arguments(config).max_inflight_requests
+    parallelism = _arguments(config).max_inflight_requests * replica_count(config, endpoints)
     return EngineModel(config, endpoints, capabilities=_CAPABILITIES, parallelism=parallelism, adapter=Adapter())
 
 
 def _arguments(config: ModelConfig) -> Arguments:
+    given = config.arguments if starts_processes(config) else {"model": "", **config.arguments}
     try:
-        arguments = msgspec.convert(config.arguments, Arguments)
+        arguments = msgspec.convert(given, Arguments)
     except msgspec.ValidationError as error:
         known = ", ".join(Arguments.__struct_fields__)
         raise InvalidRequest(

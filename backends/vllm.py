@@ -10,7 +10,8 @@ from typing import Any
 
 from backends.config import ModelConfig
 from backends.engine.command import Command
-from backends.engine.environment import interpreter, socket_path
+from backends.engine.environment import interpreter
+from backends.engine.instances import instances, replica_count, starts_processes
 from backends.engine.replicas import EngineModel
 from backends.engine.vllm_arguments import BOOLEANS, LISTS, REPEATED, RESERVED, SWITCHES, VALUES
 from backends.engine.vllm_dialect import Adapter
@@ -45,8 +46,13 @@ _EMBED = frozenset({Capability.EMBEDDINGS, *_CLASSIFY})
 
 
 def launch(config: ModelConfig, *, runtime_dir: str) -> Sequence[Command]:
-    """One `vllm serve`. Raises `InvalidRequest` for an argument that vLLM has not, `Unavailable` without vLLM."""
+    """One `vllm serve` an instance.
+
+    Raises `InvalidRequest` for an argument that vLLM has not, `Unavailable` without vLLM.
+    """
     arguments = _arguments(config)
+    if not starts_processes(config):
+        return []
     for key in _PATHS:
         value = arguments.get(key)
         if isinstance(value, str) and (Path(config.path) / value).exists():
@@ -55,20 +61,19 @@ def launch(config: ModelConfig, *, runtime_dir: str) -> Sequence[Command]:
     if Path(arguments["model"]).is_absolute():
         # Without it, starting from local files still asks the hub about them.
         env["HF_HUB_OFFLINE"] = "1"
-    socket = socket_path(config, runtime_dir)
-    argv = [interpreter("vllm"), "-m", "vllm.entrypoints.openai.api_server"]
-    argv += [f"--uds={socket}", f"--served-model-name={config.name}"]
+    argv = [interpreter("vllm"), "-m", "vllm.entrypoints.openai.api_server", f"--served-model-name={config.name}"]
     for key, value in arguments.items():
         argv.extend(_flags(key, value))
     length = arguments.get("max_model_len")
     return [
         Command(
-            argv=tuple(argv),
-            address=f"unix:{socket}",
-            env={key: value for key, value in env.items() if key not in os.environ},
+            argv=(*argv, f"--uds={instance.socket}"),
+            address=f"unix:{instance.socket}",
+            env={key: value for key, value in env.items() if key not in os.environ} | dict(instance.env),
             start_timeout_seconds=_START_TIMEOUT_SECONDS,
             context_length=length if isinstance(length, int) and length > 0 else None,
         )
+        for instance in instances(config, runtime_dir)
     ]
 
 
@@ -79,7 +84,7 @@ def connect(config: ModelConfig, endpoints: Endpoints, models: Models) -> Engine
         capabilities = _GENERATE
     else:
         capabilities = _CLASSIFY if arguments.get("convert") == "classify" else _EMBED
-    parallelism = arguments["max_num_seqs"]
+    parallelism = arguments["max_num_seqs"] * replica_count(config, endpoints)
     return EngineModel(config, endpoints, capabilities=capabilities, parallelism=parallelism, adapter=Adapter())
 
 
@@ -95,7 +100,7 @@ def _arguments(config: ModelConfig) -> dict[str, Any]:
         if key not in known:
             raise InvalidRequest(f"Model {config.name!r}: vLLM has no engine argument {key!r}.", param=key)
     arguments = _DEFAULTS | given
-    if not isinstance(arguments.get("model"), str):
+    if starts_processes(config) and not isinstance(arguments.get("model"), str):
         raise InvalidRequest(f"Model {config.name!r}: the engine argument 'model' names no weights.", param="model")
     parallelism = arguments["max_num_seqs"]
     if not isinstance(parallelism, int) or isinstance(parallelism, bool) or parallelism < 1:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from backends.config import ModelConfig
+from backends.engine import naming, routing
+from backends.engine.addresses import addresses
 from backends.engine.process import EngineProcess
 from backends.engine.watch import Patience, RemoteEndpoint
 from backends.errors import InvalidRequest, ServingError
@@ -56,7 +58,9 @@ class LoadedModel:
             state=best.state,
             reason=best.reason,
             endpoints=tuple(
-                Endpoint(endpoint.id, endpoint.address, endpoint.status.state, endpoint.status.restarts)
+                Endpoint(
+                    endpoint.id, endpoint.address, endpoint.status.state, endpoint.status.restarts, endpoint.weight
+                )
                 for endpoint in self.endpoints
             ),
             # A request may go to any of them.
@@ -116,21 +120,24 @@ def _failed(config: ModelConfig, reason: str) -> LoadedModel:
 def _endpoints(
     config: ModelConfig, runtime_dir: str, changed: asyncio.Event, patience: Patience
 ) -> Sequence[EngineProcess | RemoteEndpoint]:
-    kind = find_kind(config.backend)
-    commands = kind.launch(config, runtime_dir=runtime_dir)
-    if commands:
-        return [
-            EngineProcess(_id(config, number), command, config.name, changed, patience)
-            for number, command in enumerate(commands)
-        ]
-    addresses = kind.addresses(config)
-    if not addresses:
-        raise InvalidRequest(f"The backend '{config.backend}' starts nothing for this model and has no address.")
+    routing.read(config)
+    naming.read(config)
+    prefix = f"{config.name}-{config.version}"
     return [
-        RemoteEndpoint(_id(config, number), address, config.name, changed, patience)
-        for number, address in enumerate(addresses)
+        *(
+            EngineProcess(f"{prefix}-{number}", command, config.name, changed, patience)
+            for number, command in enumerate(find_kind(config.backend).launch(config, runtime_dir=runtime_dir))
+        ),
+        *(
+            # By its address: several gateways, and this one after a reload, call it the same.
+            RemoteEndpoint(
+                f"{prefix}-{address.url.partition('://')[2]}",
+                address.url,
+                config.name,
+                changed,
+                patience,
+                address.weight,
+            )
+            for address in addresses(config)
+        ),
     ]
-
-
-def _id(config: ModelConfig, number: int) -> str:
-    return f"{config.name}-{config.version}-{number}"

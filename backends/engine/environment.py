@@ -28,10 +28,14 @@ def interpreter(kind: str) -> str:
     return str(python)
 
 
-def socket_path(config: ModelConfig, runtime_dir: str) -> str:
-    """A socket of its own for one version of a model: readable where the name is short, a digest where it is not."""
-    path = str(Path(runtime_dir).absolute() / f"{config.name}-{config.version}.sock")
+def socket_path(config: ModelConfig, runtime_dir: str, number: int = 0) -> str:
+    """A socket of its own for each instance of a version of a model.
+
+    Readable where the name is short, a digest where it is not.
+    """
+    name = f"{config.name}-{config.version}" + (f".{number}" if number else "")
+    path = str(Path(runtime_dir).absolute() / f"{name}.sock")
     if len(path.encode()) > _SOCKET_PATH_BYTES:
-        digest = hashlib.sha256(f"{config.name}-{config.version}".encode()).hexdigest()[:16]
+        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
         path = str(Path(runtime_dir).absolute() / f"{digest}.sock")
     return path

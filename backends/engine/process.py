@@ -40,6 +40,7 @@ class EngineProcess:
     def __init__(self, id: str, command: Command, name: str, changed: asyncio.Event, patience: Patience) -> None:
         self.id = id
         self.address = command.address
+        self.weight = 1.0
         self.metrics = command.metrics
         self.status = Status(name, changed, command.context_length)
         self.pid: int | None = None

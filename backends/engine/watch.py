@@ -87,9 +87,12 @@ class Status:
 class RemoteEndpoint:
     """A server that someone else runs, watched; never started, never stopped, never given up."""
 
-    def __init__(self, id: str, address: str, name: str, changed: asyncio.Event, patience: Patience) -> None:
+    def __init__(
+        self, id: str, address: str, name: str, changed: asyncio.Event, patience: Patience, weight: float = 1.0
+    ) -> None:
         self.id = id
         self.address = address
+        self.weight = weight
         self.metrics: str | None = None
         self.status = Status(name, changed)
         self._name = name

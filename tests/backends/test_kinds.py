@@ -9,14 +9,11 @@ import pytest
 from backends.errors import InvalidRequest
 from backends.kinds import KINDS, Kind, find_kind
 
-REMOTE = {"openai"}
-
 
 @pytest.mark.parametrize("backend", KINDS)
 def test_every_kind_launches_and_connects_as_the_protocol_says(backend: str) -> None:
     kind = find_kind(backend)
-    names = ["launch", "connect", *(["addresses"] if backend in REMOTE else [])]
-    for name in names:
+    for name in ("launch", "connect"):
         expected = inspect.signature(getattr(Kind, name)).parameters
         actual = inspect.signature(getattr(kind, name)).parameters
         assert list(actual) == list(expected)[1:], name

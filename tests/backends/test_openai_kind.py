@@ -1,8 +1,9 @@
-"""A remote server: its addresses, its key, its own name for the model, and nothing else changed."""
+"""A remote server: its parameters, its key, its own name for the model, and nothing else changed."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,32 +22,25 @@ def configured(**parameters: str) -> ModelConfig:
     return ModelConfig("m", backend="openai", parameters={"endpoints": "http://127.0.0.1:1", **parameters})
 
 
-@pytest.mark.parametrize(
-    ("endpoints", "expected"),
-    [
-        ("http://host:8000", ["http://host:8000"]),
-        ("https://host/v1", ["https://host"]),
-        ("https://host/v1/", ["https://host"]),
-        ("https://host/gateway/v1", ["https://host/gateway"]),
-        (" http://a:1 , http://[::1]:2/v1 ", ["http://a:1", "http://[::1]:2"]),
-    ],
-)
-def test_addresses_are_base_urls(endpoints: str, expected: list[str]) -> None:
-    config = configured(endpoints=endpoints)
-    assert openai.addresses(config) == expected
+def test_nothing_is_started(tmp_path: Path) -> None:
+    assert openai.launch(configured(), runtime_dir="/run/t") == []
+    config = ModelConfig("m", "openai", parameters={"endpoints_file": str(tmp_path / "list")})
     assert openai.launch(config, runtime_dir="/run/t") == []
+
+
+def test_without_any_endpoint_it_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="'endpoints' is missing"):
+        openai.launch(ModelConfig("m", "openai"), runtime_dir="/run/t")
+
+
+def test_routing_and_naming_parameters_are_known() -> None:
+    parameters = {"routing_policy": "round_robin", "retries": "1", "aliases": "other", "fallbacks": "small"}
+    assert openai.launch(configured(**parameters), runtime_dir="/run/t") == []
 
 
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"endpoints": ""}, "endpoints"),
-        ({"endpoints": "host:8000"}, "host:8000"),
-        ({"endpoints": "ftp://host"}, "ftp://host"),
-        ({"endpoints": "http://host:port"}, "http://host:port"),
-        ({"endpoints": "http://host,,"}, "endpoints"),
-        ({"endpoints": "http://user:secret@host"}, "endpoints"),
-        ({"endpoints": "http://host?x=1"}, "endpoints"),
         ({"endpoint": "http://host"}, "'endpoint' is unknown"),
         ({"capabilities": "chat,dance"}, "dance"),
         ({"max_inflight_requests": "0"}, "max_inflight_requests"),
@@ -80,8 +74,7 @@ async def test_the_remote_gets_its_own_model_name_and_the_key(monkeypatch: pytes
     monkeypatch.setenv("REMOTE_KEY", "sk-remote")
     with echo_engine(tcp=True, model="remote-name") as engine:
         config = configured(endpoints=f"{engine.address}/v1", model="remote-name", api_key_env="REMOTE_KEY")
-        (address,) = openai.addresses(config)
-        model = openai.connect(config, Endpoints((Endpoint("remote", address, State.READY),)), NO_MODELS)
+        model = openai.connect(config, Endpoints((Endpoint("remote", engine.address, State.READY),)), NO_MODELS)
         body = b'{ "messages":[{"role":"user","content":"a  \\u00e9 b"}], "model":"m","max_tokens":2, "x":1.50}'
         response = await model.respond(OpenAIRequest(CHAT, body, "m", stream=False))
         answer: dict[str, Any] = json.loads(b"".join([data async for data in response.body]))
