@@ -122,6 +122,10 @@ class OpenAIRequest:
 Write = Callable[[bytes], Coroutine[Any, Any, None] | None]
 """Takes bytes at once. Returns None, or what to await before it is called again: back-pressure."""
 
+Frame = Callable[[bytes], bool]
+"""Offered one whole chunk of a chunked body (RFC 9112 §7.1), framing included, that carries one token's event and
+nothing else. True: it was taken. False: it comes to `Write` without its framing, as everything else does."""
+
 
 class Body(Protocol):
     """The bytes of a response as they come, to be read by iterating or forwarded by `pump`, not by both.
@@ -132,10 +136,10 @@ class Body(Protocol):
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
     async def __anext__(self) -> bytes: ...
-    async def pump(self, write: Write) -> None:
+    async def pump(self, write: Write, frame: Frame | None = None) -> None:
         """Call `write` with all bytes, in order, as soon as they come; return at the end.
 
-        What `write` raises comes out here.
+        What `write` raises comes out here. A body may offer tokens to `frame` first: that costs less.
         """
         ...
 

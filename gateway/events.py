@@ -13,9 +13,6 @@ MAX_EVENT_BYTES = 16 * 1024 * 1024
 
 _ERROR = b'data: {"error"'
 _LATER_ERROR = b"\n" + _ERROR
-_TEXT = re.compile(rb'"(?:content|text)": ?"')
-# How many events of a stream are learned from: the first have a role, some streams (tool calls) have no text at all.
-_LESSONS = 4
 _BOUNDARY = re.compile(rb"\r?\n\r?\n")
 _DATA = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
 
@@ -72,13 +69,9 @@ class Events:
     """
 
     __slots__ = (
-        "_after_text",
-        "_before_text",
         "_last",
-        "_lessons",
         "_strip_usage",
         "_tail",
-        "_text_at",
         "completion_tokens",
         "failed",
         "prompt_tokens",
@@ -91,28 +84,11 @@ class Events:
         self._strip_usage = strip_usage
         self._tail = b""
         self._last = b""
-        self._before_text = self._after_text = b""
-        self._text_at = 0
-        self._lessons = _LESSONS
 
     def feed(self, data: bytes) -> bytes:
         """The whole events among what came so far. Raises `UpstreamProtocolError` for an event over the limit."""
-        # A token's event is the one before it but for its text. Where the text has no quote, the first quote behind
-        # `before` begins `after`: then nothing else can stand in it, which is known at a third of the cost of looking.
-        if (
-            data.endswith(self._after_text)
-            and data.startswith(self._before_text)
-            and data.find(b'"', self._text_at) == len(data) - len(self._after_text)
-            and not self._tail
-        ):
-            self._last = data
-            return data
-        return self._look(data)
-
-    def _look(self, data: bytes) -> bytes:
         if self._tail or not data.endswith(b"\n\n"):
             data = self._whole(data)
-        looked_at = data
         # A key stands in JSON as `"usage":`; inside a string its quotes are escaped, so text cannot imitate it.
         # (`find` takes half the time of `in`.)
         if data.find(b'"usage":') >= 0:
@@ -121,18 +97,7 @@ class Events:
             data = self._cut_after_error(data)
         if data:
             self._last = data
-            if self._lessons and data is looked_at and data.find(b"\n\n") == len(data) - 2:
-                self._learn(data)
         return data
-
-    def _learn(self, event: bytes) -> None:
-        """Remember what stands before and after the text of one whole event, in which nothing was found."""
-        self._lessons -= 1
-        field = _TEXT.search(event)
-        end = event.find(b'"', field.end()) if field else -1
-        if field and end > field.end() and event[end - 1 : end] != b"\\":
-            self._text_at = field.end()
-            self._before_text, self._after_text = event[: field.end()], event[end:]
 
     def ended_with(self, marks: tuple[bytes, ...]) -> bool:
         """Whether the last event that passed is one of those that end such a stream."""

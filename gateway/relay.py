@@ -9,12 +9,13 @@ from typing import Any
 import msgspec
 
 from backends.errors import UpstreamError, UpstreamProtocolError
-from backends.model import Headers, OpenAIResponse
+from backends.model import Frame, Headers, OpenAIResponse
 from gateway.errors import from_engine
 from gateway.events import Events, usage_of
 from gateway.reply import Reply
 from gateway.telemetry import Exchange
 from gateway.watch import Watch
+from gateway.wire import Wire
 
 _EVENT_STREAM = b"text/event-stream"
 _CONTENT_TYPE = b"content-type"
@@ -69,7 +70,7 @@ async def relay_stream(
         watch.on_engine = True
 
     try:
-        await response.body.pump(forward)
+        await response.body.pump(forward, _token_forwarder(record, watch, wire))
         if not events.failed and not events.ended_with(ends):
             raise UpstreamProtocolError("The engine ended its stream before the answer was complete.")
     finally:
@@ -79,6 +80,21 @@ async def relay_stream(
     watch.close()
     await reply.end()
     record.done(reply.status)
+
+
+def _token_forwarder(record: Exchange, watch: Watch, wire: Wire) -> Frame:
+    """Forwards most of a stream: a token's event in the very chunk that it came in, nothing looked at any more."""
+    chunk, frame = record.chunk, wire.frame
+
+    def forward(framed: bytes) -> bool:
+        if watch.first or wire.paused:
+            return False
+        chunk()
+        frame(framed)
+        watch.heard_at = record.last_chunk_at
+        return True
+
+    return forward
 
 
 async def relay_whole(response: OpenAIResponse, record: Exchange, watch: Watch, reply: Reply) -> None:

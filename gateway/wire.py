@@ -111,6 +111,13 @@ class Wire(asyncio.Transport):
             self._outbox.add(self)
         pending.append(b"%x\r\n%b\r\n" % (len(data), data))
 
+    def frame(self, data: bytes) -> None:
+        """One chunk that has its framing already."""
+        pending = self._pending
+        if not pending:
+            self._outbox.add(self)
+        pending.append(data)
+
     def flush(self) -> None:
         """Write what this turn brought."""
         pending = self._pending
@@ -197,6 +204,9 @@ class _BareWire(Wire):
 
     def chunk(self, data: bytes) -> None:
         super().write(data)
+
+    def frame(self, data: bytes) -> None:
+        super().write(data[data.index(b"\r\n") + 2 : -2])
 
     def write(self, data: Any) -> None:
         if self._is_framed:

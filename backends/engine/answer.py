@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from backends.engine.pattern import Pattern
 from backends.errors import UpstreamError
-from backends.model import Write
+from backends.model import Frame, Write
 
 if TYPE_CHECKING:
     from backends.engine.upstream import Connection
@@ -29,6 +30,9 @@ class Answer:
         "_connection",
         "_error",
         "_failure",
+        "_frame",
+        "_gate",
+        "_pattern",
         "_paused",
         "_waiter",
         "_write",
@@ -37,6 +41,7 @@ class Answer:
         "head_complete",
         "headers",
         "status",
+        "text",
     )
 
     def __init__(self, connection: Connection) -> None:
@@ -53,6 +58,11 @@ class Answer:
         self._write: Write | None = None
         self._blocked: Coroutine[Any, Any, None] | None = None
         self._failure: Exception | None = None
+        self._frame: Frame | None = None
+        self._gate: Frame | None = None
+        self._pattern = Pattern()
+        self.text: bytearray | None = None
+        """Where the text of the tokens that `frame` takes is kept, as JSON writes it; nowhere unless one is given."""
 
     def __aiter__(self) -> Answer:
         return self
@@ -68,12 +78,16 @@ class Answer:
         self._resume()
         return data
 
-    async def pump(self, write: Write) -> None:
+    async def pump(self, write: Write, frame: Frame | None = None) -> None:
         self._write = write
+        self._frame = frame
         try:
             await self._pump()
         finally:
-            self._write = None  # it knows who holds this answer: a cycle that only the collector would free
+            # They know who holds this answer: a cycle that only the collector would free.
+            self._write = self._frame = self._gate = None
+            if self._connection is not None:
+                self._connection.express = None
 
     async def _pump(self) -> None:
         self.received()
@@ -118,15 +132,16 @@ class Answer:
         finally:
             self._waiter = None
 
-    def received(self) -> None:
-        """A read is used up: write out what it brought, or wake who waits for it."""
+    def received(self, read: bytes = b"") -> None:
+        """A `read` is used up: write out what it brought, or wake who waits for it."""
         chunks = self.chunks
         if self._write is None or self._blocked is not None or self._failure is not None:
             if sum(map(len, chunks)) > HIGH_WATER_BYTES:
                 self._pause()
             self.wake()
         elif chunks:
-            data = chunks.pop() if len(chunks) == 1 else self._take()
+            is_single = len(chunks) == 1
+            data = chunks.pop() if is_single else self._take()
             try:
                 self._blocked = self._write(data)
             except Exception as error:  # noqa: BLE001  # it belongs to the task that pumps, not to this callback
@@ -135,6 +150,22 @@ class Answer:
             if self._blocked is not None:
                 self._pause()
                 self.wake()
+            elif is_single and self._frame is not None:
+                self._open_gate(read, data, self._frame)
+
+    def _open_gate(self, read: bytes, data: bytes, frame: Frame) -> None:
+        """Let the next reads past the parser if this one was a whole chunk: only then does it stand between two.
+
+        A parser that had stood elsewhere would have taken the size for part of the body.
+        """
+        connection = self._connection
+        # Who writes may hold the begin of an event back, never after the end of one.
+        if connection is None or not data.endswith(b"\n\n") or read != b"%x\r\n%b\r\n" % (len(data), data):
+            return
+        pattern = self._pattern
+        if pattern.learn(data) or (self._gate is None and pattern.is_known):
+            self._gate = pattern.gate(frame, self.text)
+        connection.express = self._gate
 
     def _take(self) -> bytes:
         chunks = self.chunks

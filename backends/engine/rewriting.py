@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from backends.errors import UpstreamProtocolError
-from backends.model import Body, OpenAIResponse, Write
+from backends.model import Body, Frame, OpenAIResponse, Write
 
 DONE = b"data: [DONE]"
 BORDER = b"\n\n"
@@ -35,7 +35,7 @@ class Whole:
             raise StopAsyncIteration
         return await self._converted()
 
-    async def pump(self, write: Write) -> None:
+    async def pump(self, write: Write, frame: Frame | None = None) -> None:  # noqa: ARG002  # rewritten anyway
         waits = write(await self._converted())
         if waits is not None:
             await waits
@@ -87,7 +87,7 @@ class Rewritten:
                 return data
         raise StopAsyncIteration
 
-    async def pump(self, write: Write) -> None:
+    async def pump(self, write: Write, frame: Frame | None = None) -> None:  # noqa: ARG002  # rewritten anyway
         def rewritten(data: bytes) -> Coroutine[Any, Any, None] | None:
             whole = self._feed(data)
             return write(whole) if whole else None
@@ -136,14 +136,14 @@ class WithoutPreface:
                 return data
         return await self._body.__anext__()
 
-    async def pump(self, write: Write) -> None:
+    async def pump(self, write: Write, frame: Frame | None = None) -> None:
         def forward(data: bytes) -> Coroutine[Any, Any, None] | None:
             if self._begun:
                 return write(data)
             rest = self._begin(data)
             return write(rest) if rest else None
 
-        await self._body.pump(forward)
+        await self._body.pump(forward, frame)
         if self._rest:
             waits = write(self._rest)
             if waits is not None:

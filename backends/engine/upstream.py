@@ -15,7 +15,7 @@ import httptools
 
 from backends.engine.answer import Answer
 from backends.errors import Unavailable, UpstreamError, UpstreamProtocolError, UpstreamTimeout
-from backends.model import Headers
+from backends.model import Frame, Headers
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 # vLLM's uvicorn closes a silent connection after 5 s: let go before it does, so that no request races its close.
@@ -44,6 +44,7 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_unasked",
         "closed",
+        "express",
         "idle_since",
         "loop",
     )
@@ -52,6 +53,8 @@ class Connection(asyncio.Protocol):
         self.loop = loop
         self.closed = False
         self.idle_since = 0.0
+        self.express: Frame | None = None
+        """Set while the parser stands between two chunks: takes reads that need no parsing."""
         self._pool = pool
         self._parser = httptools.HttpResponseParser(self)
         self._answer: Answer | None = None
@@ -67,7 +70,7 @@ class Connection(asyncio.Protocol):
         return answer
 
     def abort(self) -> None:
-        self._answer = None
+        self._answer = self.express = None
         self.closed = True
         self._transport.abort()
 
@@ -85,6 +88,11 @@ class Connection(asyncio.Protocol):
         self._pool.open_count += 1
 
     def data_received(self, data: bytes) -> None:
+        express = self.express
+        if express is not None:
+            if express(data):
+                return
+            self.express = None
         answer = self._answer
         try:
             self._parser.feed_data(data)
@@ -92,7 +100,7 @@ class Connection(asyncio.Protocol):
             self._break(UpstreamProtocolError(f"{self._pool.name} sent bytes that are not HTTP/1.1: {error}"))
             return
         if answer is not None:
-            answer.received()
+            answer.received(data)
         if answer is None or self._unasked:
             self.abort()  # what comes unasked would be taken for the next answer
 
@@ -112,6 +120,7 @@ class Connection(asyncio.Protocol):
 
     def _break(self, error: UpstreamError) -> None:
         answer, self._answer = self._answer, None
+        self.express = None
         if answer is not None:
             answer.finish(error)
         if not self.closed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backends.model import Body, OpenAIResponse, Write
+from backends.model import Body, Frame, OpenAIResponse, Write
 
 EVENT_STREAM = ((b"content-type", b"text/event-stream"),)
 JSON = ((b"content-type", b"application/json"),)
@@ -44,7 +44,7 @@ class Pieces:
             return piece
         raise StopAsyncIteration
 
-    async def pump(self, write: Write) -> None:
+    async def pump(self, write: Write, frame: Frame | None = None) -> None:  # noqa: ARG002  # the protocol
         for piece in self._pieces:
             waits = write(piece)
             if waits is not None:

@@ -10,7 +10,7 @@ import httpx
 
 from backends.config import ModelConfig
 from backends.engine.replicas import EngineModel
-from backends.model import Capability, Endpoint, Endpoints, Models, OpenAIRequest, OpenAIResponse, State, Write
+from backends.model import Capability, Endpoint, Endpoints, Frame, Models, OpenAIRequest, OpenAIResponse, State, Write
 from gateway.access_log import NoLog
 from gateway.app import App
 from gateway.plane import Plane
@@ -40,7 +40,7 @@ class Parts:
             raise part
         return part
 
-    async def pump(self, write: Write) -> None:
+    async def pump(self, write: Write, frame: Frame | None = None) -> None:  # noqa: ARG002  # the protocol
         raise AssertionError(f"a stored response is not pumped to {write}")
 
     async def aclose(self) -> None:
