@@ -16,6 +16,8 @@ KINDS = {
     "echo": "backends.echo",
     "llamacpp": "backends.llamacpp",
     "openai": "backends.openai",
+    "sglang": "backends.sglang",
+    "tensorrtllm": "backends.tensorrtllm",
     "transformers": "backends.transformers",
     "vllm": "backends.vllm",
 }

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from backends.config import ModelConfig
 from backends.engine.command import Command
 from backends.engine.environment import interpreter
+from backends.engine.flags import Flags, positive
 from backends.engine.instances import instances, replica_count, starts_processes
 from backends.engine.replicas import EngineModel
 from backends.engine.vllm_arguments import BOOLEANS, LISTS, REPEATED, RESERVED, SWITCHES, VALUES
 from backends.engine.vllm_dialect import Adapter
 from backends.errors import InvalidRequest
 from backends.model import Capability, Endpoints, Models
+
+_FLAGS = Flags("vLLM", VALUES, booleans=BOOLEANS, switches=SWITCHES, lists=LISTS, repeated=REPEATED, reserved=RESERVED)
 
 # Compiled mode takes five minutes on a cold CPU, and weights may have to come from a hub first.
 _START_TIMEOUT_SECONDS = 1800.0
@@ -28,6 +30,8 @@ _DEFAULTS: dict[str, Any] = {
     # One line a request is written by the gateway already.
     "disable_uvicorn_access_log": True,
 }
+# Triton's own examples carry it; vLLM 0.32 logs requests only when asked to.
+_OUT_OF_USE = frozenset({"disable_log_requests"})
 _PATHS = ("model", "tokenizer", "chat_template")
 
 _TOKENS = {Capability.TOKENIZE, Capability.DETOKENIZE}
@@ -63,7 +67,7 @@ def launch(config: ModelConfig, *, runtime_dir: str) -> Sequence[Command]:
         env["HF_HUB_OFFLINE"] = "1"
     argv = [interpreter("vllm"), "-m", "vllm.entrypoints.openai.api_server", f"--served-model-name={config.name}"]
     for key, value in arguments.items():
-        argv.extend(_flags(key, value))
+        argv.extend(_FLAGS.render(key, value))
     length = arguments.get("max_model_len")
     return [
         Command(
@@ -90,48 +94,12 @@ def connect(config: ModelConfig, endpoints: Endpoints, models: Models) -> Engine
 
 def _arguments(config: ModelConfig) -> dict[str, Any]:
     """The model's arguments, checked by name, over our defaults; None means vLLM's own default."""
-    given = {key: value for key, value in config.arguments.items() if value is not None}
-    # Triton's own examples carry it; vLLM 0.32 logs requests only when asked to.
-    given.pop("disable_log_requests", None)
-    known = VALUES | BOOLEANS | SWITCHES | LISTS | REPEATED
-    for key in given:
-        if key in RESERVED:
-            raise InvalidRequest(f"Model {config.name!r}: the gateway itself sets vLLM's argument {key!r}.", param=key)
-        if key not in known:
-            raise InvalidRequest(f"Model {config.name!r}: vLLM has no engine argument {key!r}.", param=key)
-    arguments = _DEFAULTS | given
+    given = _FLAGS.check(config, ours=_OUT_OF_USE)
+    arguments = _DEFAULTS | {key: value for key, value in given.items() if key not in _OUT_OF_USE}
     if starts_processes(config) and not isinstance(arguments.get("model"), str):
         raise InvalidRequest(f"Model {config.name!r}: the engine argument 'model' names no weights.", param="model")
-    parallelism = arguments["max_num_seqs"]
-    if not isinstance(parallelism, int) or isinstance(parallelism, bool) or parallelism < 1:
-        raise InvalidRequest(f"Model {config.name!r}: 'max_num_seqs' is not a positive number.", param="max_num_seqs")
+    positive(config, "max_num_seqs", arguments["max_num_seqs"])
     if arguments.get("runner", "auto") == "auto":
         # Told rather than guessed by vLLM: the gateway must know what the model offers before it is loaded.
         arguments["runner"] = "pooling" if arguments.get("convert") in {"embed", "classify"} else "generate"
     return arguments
-
-
-def _flags(key: str, value: Any) -> Iterator[str]:
-    flag = f"--{key.replace('_', '-')}"
-    if key in BOOLEANS:
-        yield flag if _truth(key, value) else f"--no-{flag[2:]}"
-    elif key in SWITCHES:
-        if _truth(key, value):
-            yield flag
-    elif key in LISTS:
-        yield flag
-        yield from map(_text, value if isinstance(value, list) else [value])
-    elif key in REPEATED:
-        yield from (f"{flag}={_text(item)}" for item in (value if isinstance(value, list) else [value]))
-    else:
-        yield f"{flag}={_text(value)}"
-
-
-def _truth(key: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidRequest(f"vLLM's argument {key!r} is true or false, not {_text(value)}.", param=key)
-    return value
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

@@ -14,7 +14,7 @@ from tests.servers import ROOT
 
 LONGEST_MODULE_LINES = 400
 PACKAGES = ("gateway", "ensembles", "backends")
-ENGINE_LIBRARIES = ("torch", "vllm", "tensorrt_llm", "transformers", "onnxruntime", "xllamacpp")
+ENGINE_LIBRARIES = ("torch", "vllm", "sglang", "tensorrt_llm", "transformers", "onnxruntime", "xllamacpp")
 
 
 def modules(*folders: str) -> list[Path]:

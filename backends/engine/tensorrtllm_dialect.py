@@ -1,0 +1,296 @@
+"""What `trtllm-serve` says differently, bridged to what OpenAI says: once a request, and where a stream has usage."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+
+from backends.engine.continuation import Fields, continued
+from backends.engine.parameters import Parameters, changed, take_constraint, tell_dropped
+from backends.engine.rewriting import BORDER, DONE, Rewritten
+from backends.errors import UpstreamProtocolError
+from backends.model import OpenAIRequest, OpenAIResponse
+
+_CHAT = "/v1/chat/completions"
+_COMPLETIONS = "/v1/completions"
+_ENGINE = "TensorRT-LLM"
+
+# Its models are `extra="forbid"`. The fields of 1.2, and of its later versions those that are nobody else's.
+_SAMPLING = frozenset(
+    {
+        *("model", "stream", "stream_options", "n", "best_of", "seed", "stop", "temperature", "top_p", "user"),
+        *("frequency_penalty", "presence_penalty", "logit_bias", "max_tokens", "response_format", "lora_request"),
+        *("use_beam_search", "top_k", "top_p_min", "min_p", "repetition_penalty", "length_penalty", "early_stopping"),
+        *("stop_token_ids", "include_stop_str_in_output", "ignore_eos", "min_tokens", "skip_special_tokens"),
+        *("spaces_between_special_tokens", "truncate_prompt_tokens", "prompt_ignore_length", "add_special_tokens"),
+        *("echo", "disaggregated_params", "conversation_params", "thinking_token_budget"),
+    }
+)
+_RENAMED = {"max_completion_tokens": "max_tokens"}
+PARAMETERS = {
+    _CHAT: Parameters(
+        _ENGINE,
+        renamed=_RENAMED,
+        known=_SAMPLING
+        | {
+            *("messages", "prompt_token_ids", "logprobs", "top_logprobs", "tools", "tool_choice", "reasoning_effort"),
+            *("add_generation_prompt", "documents", "chat_template", "chat_template_kwargs", "media_io_kwargs"),
+            *("mm_processor_kwargs", "cache_salt", "agent_hierarchy", "thinking"),
+        },
+    ),
+    _COMPLETIONS: Parameters(
+        _ENGINE,
+        refused={"logprobs": (b"false",), "suffix": (b'""',)},
+        renamed=_RENAMED,
+        known=_SAMPLING | {"prompt", "return_context_logits", "detokenize"},
+    ),
+}
+_TOOL = frozenset({"name", "description", "parameters"})
+_STREAM_OPTIONS = frozenset({"include_usage", "continuous_usage_stats"})
+# Its form of each constraint, with the field that carries it.
+_FORMATS = {"json": (b'"json"', "schema"), "regex": (b'"regex"', "regex"), "grammar": (b'"ebnf"', "ebnf")}
+
+# How many bytes of a request's JSON make a token at least; few texts have shorter ones. A prompt that is thought too
+# long has a shorter answer by default, one that is thought too short is refused.
+_BYTES_A_TOKEN = 2
+_FEWEST_TOKENS = 16
+
+_USAGE = b',"usage":{'
+_INDEX = re.compile(rb'"index":(\d+)')
+_CHOICES = b',"choices":['
+_NO_CHOICES = b',"choices":[]'
+
+_decode_fields = msgspec.json.Decoder(Fields).decode
+_decode_tools = msgspec.json.Decoder(list[Fields]).decode
+_decode_any = msgspec.json.Decoder(dict[str, Any]).decode
+_encode = msgspec.json.encode
+
+
+class _Named(msgspec.Struct):
+    name: str
+
+
+class _Choice(msgspec.Struct):
+    """A `tool_choice` that names its tool."""
+
+    function: _Named
+
+
+_decode_choice = msgspec.json.Decoder(_Choice).decode
+_decode_string = msgspec.json.Decoder(str).decode
+
+
+class Adapter:
+    """The bridge of one model.
+
+    `context_length` is the tokens of prompt and answer together. Where it is known, a request without `max_tokens`
+    gets what its prompt, as long as it may be, leaves of it; where it is not, the engine's own default holds.
+    """
+
+    def __init__(self, *, context_length: int | None) -> None:
+        self._context_length = context_length
+
+    def request(self, request: OpenAIRequest) -> OpenAIRequest:
+        parameters = PARAMETERS.get(request.path)
+        if parameters is None:
+            return request
+        fields = _decode_fields(request.body)
+        constraint = take_constraint(fields)
+        dropped = parameters.apply(fields, request.model)
+        dropped += _plain_tools(fields)
+        _translate_format(fields, constraint)
+        _force_tool(fields)
+        _translate_sampling(fields)
+        _plain_stream_options(fields, is_stream=request.stream)
+        if self._context_length is not None and bytes(fields.get("max_tokens", b"null")) == b"null":
+            left = max(self._context_length - len(request.body) // _BYTES_A_TOKEN, _FEWEST_TOKENS)
+            fields["max_tokens"] = msgspec.Raw(b"%d" % left)
+        return changed(request, fields, dropped, _ENGINE)
+
+    def response(self, request: OpenAIRequest, response: OpenAIResponse) -> OpenAIResponse:
+        if request.path not in PARAMETERS:
+            return response
+        tell_dropped(request, response)
+        if request.stream and response.status < 400:
+            fields = _decode_fields(request.body)
+            n = bytes(fields.get("n", b"1"))
+            names_tool = bytes(fields.get("tool_choice", b""))[:1] == b"{"
+            response.body = Rewritten(response.body, _Chunks(n=int(n) if n.isdigit() else 1, names_tool=names_tool))
+        return response
+
+    def continuation(self, fields: Fields, path: str, text: str) -> Fields | None:
+        # Its chats have no `continue_final_message`, and `echo` repeats the message instead of going on with it.
+        return continued(fields, path, text, chat=None)
+
+
+def _translate_format(fields: Fields, constraint: tuple[str, msgspec.Raw] | None) -> None:
+    """`response_format` in its form, or vLLM's words for one; what cannot be read stays for the engine to judge."""
+    asked = fields.get("response_format")
+    try:
+        if asked is not None and bytes(asked) != b"null":
+            format_ = _decode_fields(asked)
+            if bytes(format_.get("type", b"")) != b'"json_schema"':
+                return
+            constraint = "json", _decode_fields(format_["json_schema"])["schema"]
+    except (msgspec.DecodeError, KeyError):
+        return
+    if constraint is not None:
+        kind, value = constraint
+        type_, key = _FORMATS[kind]
+        fields["response_format"] = msgspec.Raw(_encode({"type": msgspec.Raw(type_), key: value}))
+
+
+def _plain_tools(fields: Fields) -> list[str]:
+    """Tools with the keys that it takes; the names of others."""
+    try:
+        tools = _decode_tools(fields["tools"])
+        functions = [_decode_fields(tool["function"]) for tool in tools]
+    except (msgspec.DecodeError, KeyError):
+        return []
+    unknown = {key for function in functions for key in function.keys() - _TOOL}
+    if not unknown:
+        return []
+    for tool, function in zip(tools, functions, strict=True):
+        plain = {key: value for key, value in function.items() if key in _TOOL}
+        tool["function"] = msgspec.Raw(_encode(plain))
+    fields["tools"] = msgspec.Raw(_encode(tools))
+    return [f"tools.function.{key}" for key in sorted(unknown)]
+
+
+def _force_tool(fields: Fields) -> None:
+    """A tool that is demanded: by name, for `required` came later than 1.2, and with its parameters as the schema.
+
+    It takes the whole answer for the arguments of a named tool, and holds it to nothing. Cases: nothing demanded;
+    `required`, of one tool or of several, which is left to the engine; a name, with or without parameters.
+    """
+    choice = bytes(fields.get("tool_choice", b""))
+    if choice != b'"required"' and choice[:1] != b"{":
+        return
+    try:
+        functions = [_decode_fields(tool["function"]) for tool in _decode_tools(fields["tools"])]
+        if choice == b'"required"':
+            if len(functions) != 1:
+                return
+            name = _decode_string(functions[0]["name"])
+            fields["tool_choice"] = msgspec.Raw(_encode({"type": "function", "function": {"name": name}}))
+        else:
+            name = _decode_choice(choice).function.name
+        schema = next(each["parameters"] for each in functions if _decode_string(each["name"]) == name)
+    except (msgspec.DecodeError, KeyError, StopIteration):
+        return
+    if bytes(fields.get("response_format", b"null")) == b"null" and bytes(schema) != b"null":
+        format_ = {"type": "json", "schema": schema}
+        fields["response_format"] = msgspec.Raw(_encode(format_))
+
+
+def _translate_sampling(fields: Fields) -> None:
+    """All tokens are `top_k: -1` elsewhere and 0 here. What is null was not asked for, and not all may be null here."""
+    if bytes(fields.get("top_k", b"")) == b"-1":
+        fields["top_k"] = msgspec.Raw(b"0")
+    for name in [name for name, value in fields.items() if bytes(value) == b"null"]:
+        del fields[name]
+
+
+def _plain_stream_options(fields: Fields, *, is_stream: bool) -> None:
+    """Without a stream they are refused; where they are there, usage comes, unless they say otherwise."""
+    if "stream_options" not in fields:
+        return
+    if not is_stream:
+        del fields["stream_options"]
+        return
+    try:
+        options = _decode_fields(fields["stream_options"])
+    except msgspec.DecodeError:
+        return
+    kept = {"include_usage": msgspec.Raw(b"false")}
+    kept |= {key: value for key, value in options.items() if key in _STREAM_OPTIONS and bytes(value) != b"null"}
+    fields["stream_options"] = msgspec.Raw(_encode(kept))
+
+
+class _Chunks:
+    """The chunks of one stream: usage once, at its end; a named tool's name once, with an id, at its begin.
+
+    The engine puts usage on every chunk, or in chunks without choices (one for each prompt), or both.
+    """
+
+    def __init__(self, *, n: int, names_tool: bool) -> None:
+        self._n = n
+        self._names_tool = names_tool
+        self._head = b""
+        self._running: dict[int, dict[str, Any]] = {}
+        self._totals: list[dict[str, Any]] = []
+        self._called: set[int] = set()
+
+    def convert(self, events: bytes) -> bytes:
+        if not self._names_tool and _USAGE not in events and DONE not in events:
+            return events
+        return b"".join(map(self._event, events.split(BORDER)[:-1]))
+
+    def end(self) -> bytes:
+        return b""
+
+    def _event(self, event: bytes) -> bytes:
+        if event.startswith(DONE):
+            return self._usage() + DONE + BORDER
+        at = event.rfind(_USAGE)
+        if at >= 0:
+            event = self._without_usage(event, at)
+            if not event:
+                return b""
+        if self._names_tool and b'"tool_calls":[{' in event:
+            event = self._call(event)
+        return event + BORDER
+
+    def _without_usage(self, event: bytes, at: int) -> bytes:
+        """The event up to its usage, which is the last of its keys; nothing where it has no choices."""
+        kept, rest = event[:at], event[at + len(_USAGE) - 1 :].rstrip()
+        usage = _decode_any(rest[:-1])
+        if not self._head:
+            self._head = kept[: kept.find(_CHOICES)]
+        if kept.endswith(_NO_CHOICES):
+            self._totals.append(usage)
+            return b""
+        index = _INDEX.search(kept)
+        if index is None:
+            raise UpstreamProtocolError("The engine sent a choice without its index.")
+        self._running[int(index[1])] = usage
+        return kept + b"}"
+
+    def _usage(self) -> bytes:
+        """The usage chunk. Each total counts its own prompt; of choices those of one prompt share it."""
+        if self._totals:
+            usage = _sum(self._totals, self._totals)
+        elif self._running:
+            first_choices = [usage for index, usage in self._running.items() if index % self._n == 0]
+            usage = _sum(first_choices, list(self._running.values()))
+        else:
+            return b""
+        return self._head + _NO_CHOICES + b',"usage":' + _encode(usage) + b"}" + BORDER
+
+    def _call(self, event: bytes) -> bytes:
+        """OpenAI's clients add the pieces of a name up, and want an id."""
+        chunk = _decode_any(event.removeprefix(b"data: "))
+        for choice in chunk["choices"]:
+            for call in choice["delta"].get("tool_calls") or ():
+                if choice["index"] in self._called:
+                    call["function"].pop("name", None)
+                else:
+                    self._called.add(choice["index"])
+                    call["id"] = call.get("id") or f"call_{uuid4().hex}"
+        return b"data: " + _encode(chunk)
+
+
+def _sum(prompts: list[dict[str, Any]], answers: list[dict[str, Any]]) -> dict[str, Any]:
+    """One usage of several: their prompts, cached parts included, and their answers."""
+    read = sum(usage["prompt_tokens"] for usage in prompts)
+    written = sum(usage.get("completion_tokens") or 0 for usage in answers)
+    cached = sum((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0 for usage in prompts)
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
