@@ -181,14 +181,16 @@ def test_a_replica_that_has_what_was_expected_is_trusted_further(cached_tokens: 
 
 def test_an_answer_under_way_proves_nothing_of_the_cache() -> None:
     chosen, among = made(), replicas(2)
-    first, second, third = (request(messages) for messages in turns("Ann", 3))
-    (home,) = places(made(), among, [first])
-    among[home].tokens_in_flight = 10**6
-    guest, _ = chosen.pick(among, first)
-    among[home].tokens_in_flight = 0
-    assert chosen.pick(among, second)[0] is guest
-    chosen.learn(guest, second, 100, 0)
-    assert chosen.pick(among, third)[0] is guest
+    openings = [opening(number) for number in range(20)]
+    guests = [each for each, home in zip(openings, places(made(), among, openings), strict=True) if home == 0]
+    among[0].tokens_in_flight = 10**6
+    for each in guests:
+        assert chosen.pick(among, each)[0] is among[1]
+    among[0].tokens_in_flight = 0
+    again = request(turns(f"user {openings.index(guests[-1])}", 2)[1])
+    assert chosen.pick(among, again) == (among[1], "cached")
+    chosen.learn(among[1], again, 100, 0)
+    assert {chosen.pick(among, each) for each in guests} == {(among[1], "cached")}
 
 
 def test_answers_of_others_than_the_one_picked_teach_nothing() -> None:
@@ -221,10 +223,12 @@ def test_what_the_engine_says_of_others_work_counts(name: str, busy: Load) -> No
 
 
 def test_requests_of_ours_that_a_load_has_counted_are_not_counted_twice_nor_after_they_ended() -> None:
-    chosen, among = made("least_load"), replicas(2, tokens=[100, 150], loads=[Load(running=1), Load(running=1)])
-    assert places(chosen, among, [opening(1)]) == [0]
-    among[1].tokens_in_flight = among[1].in_flight = 0
-    assert places(chosen, among, [opening(2)]) == [1]
+    chosen, asked = made("least_load"), opening(1)
+    among = replicas(2, tokens=[asked.prompt_tokens, asked.prompt_tokens + 1], loads=[Load(running=1), Load()])
+    assert places(chosen, among, [asked] * 2) == [0, 0]
+    among[0].tokens_in_flight = among[0].in_flight = 0
+    among[1].tokens_in_flight = 1
+    assert places(chosen, among, [asked] * 2) == [0, 0]
 
 
 def test_least_load_takes_turns_among_equals() -> None:
