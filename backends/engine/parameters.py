@@ -70,7 +70,7 @@ def changed(request: OpenAIRequest, fields: Fields, dropped: Sequence[str], engi
     """The request with these fields instead; what was left out goes with it, for the answer to tell."""
     headers = request.headers
     if dropped:
-        names = ", ".join(dropped)
+        names = ", ".join(sorted(dropped))
         _log.debug("%s: %s has no word for %s; left out.", request.model, engine, names)
         headers = [*headers, (DROPPED, names.encode("ascii", "backslashreplace"))]
     return replace(request, body=msgspec.json.encode(fields), headers=headers)
