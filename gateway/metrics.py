@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from backends.engine.load import METRICS_PATHS
 from backends.engine.probe import get
 from backends.errors import ServingError
 from backends.model import Endpoint, State
@@ -123,21 +124,23 @@ class MetricsServer:
 
     async def _engines(self, _request: Request) -> Response:
         ready = [
-            (status.config.name, endpoint)
+            (status.config, endpoint)
             for status in self._statuses()
             for endpoint in status.endpoints
             if endpoint.state is State.READY
         ]
-        bodies = await asyncio.gather(*(self._scrape(endpoint) for _, endpoint in ready))
-        answers = [(model, endpoint.id, body) for (model, endpoint), body in zip(ready, bodies, strict=True)]
+        routes = [METRICS_PATHS.get(config.backend, _ENGINE_ROUTE) for config, _ in ready]
+        scrapes = (self._scrape(endpoint, route) for (_, endpoint), route in zip(ready, routes, strict=True))
+        bodies = await asyncio.gather(*scrapes)
+        answers = [(config.name, endpoint.id, body) for (config, endpoint), body in zip(ready, bodies, strict=True)]
         # Parsing is pure Python, 10 ms for a large engine: restarts and health checks must not wait for it.
         text = await asyncio.to_thread(lambda: generate_latest(_Families(engine_families(answers))))
         # Always the text format: engines speak it, and OpenMetrics forbids names that it allows.
         return Response(text, headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
-    async def _scrape(self, endpoint: Endpoint) -> bytes | None:
+    async def _scrape(self, endpoint: Endpoint, route: str) -> bytes | None:
         try:
-            status, body = await get(endpoint.address, _ENGINE_ROUTE, _ENGINE_SECONDS, _ENGINE_LIMIT_BYTES)
+            status, body = await get(endpoint.address, route, _ENGINE_SECONDS, _ENGINE_LIMIT_BYTES)
         except ServingError:
             return None
         return body if status == 200 else None
