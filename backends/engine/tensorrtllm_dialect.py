@@ -10,7 +10,7 @@ import msgspec
 
 from backends.engine.continuation import Fields, continued
 from backends.engine.parameters import Parameters, changed, take_constraint, tell_dropped
-from backends.engine.rewriting import BORDER, DONE, Rewritten
+from backends.engine.rewriting import BORDER, DONE, Rewritten, Whole
 from backends.errors import UpstreamProtocolError
 from backends.model import OpenAIRequest, OpenAIResponse
 
@@ -48,6 +48,8 @@ PARAMETERS = {
         known=_SAMPLING | {"prompt", "return_context_logits", "detokenize"},
     ),
 }
+# Goes to the engine and is known again on the way back: a call is the reason that such an answer ends.
+_DEMANDED = (b"x-tritium-tool-choice", b"required")
 _TOOL = frozenset({"name", "description", "parameters"})
 _STREAM_OPTIONS = frozenset({"include_usage", "continuous_usage_stats"})
 # Its form of each constraint, with the field that carries it.
@@ -102,23 +104,32 @@ class Adapter:
         dropped = parameters.apply(fields, request.model)
         dropped += _plain_tools(fields)
         _translate_format(fields, constraint)
-        _force_tool(fields)
         _translate_sampling(fields)
+        is_demanded = _force_tool(fields)
         _plain_stream_options(fields, is_stream=request.stream)
         if self._context_length is not None and bytes(fields.get("max_tokens", b"null")) == b"null":
             left = max(self._context_length - len(request.body) // _BYTES_A_TOKEN, _FEWEST_TOKENS)
             fields["max_tokens"] = msgspec.Raw(b"%d" % left)
-        return changed(request, fields, dropped, _ENGINE)
+        request = changed(request, fields, dropped, _ENGINE)
+        if is_demanded:
+            request.headers = [*request.headers, _DEMANDED]
+        return request
 
     def response(self, request: OpenAIRequest, response: OpenAIResponse) -> OpenAIResponse:
         if request.path not in PARAMETERS:
             return response
         tell_dropped(request, response)
-        if request.stream and response.status < 400:
+        if response.status >= 400:
+            return response
+        is_demanded = _DEMANDED in request.headers
+        if request.stream:
             fields = _decode_fields(request.body)
             n = bytes(fields.get("n", b"1"))
             names_tool = bytes(fields.get("tool_choice", b""))[:1] == b"{"
-            response.body = Rewritten(response.body, _Chunks(n=int(n) if n.isdigit() else 1, names_tool=names_tool))
+            chunks = _Chunks(n=int(n) if n.isdigit() else 1, names_tool=names_tool, is_demanded=is_demanded)
+            response.body = Rewritten(response.body, chunks)
+        elif is_demanded:
+            response.body = Whole(response.body, _ended_by_its_call)
         return response
 
     def continuation(self, fields: Fields, path: str, text: str) -> Fields | None:
@@ -160,30 +171,32 @@ def _plain_tools(fields: Fields) -> list[str]:
     return [f"tools.function.{key}" for key in sorted(unknown)]
 
 
-def _force_tool(fields: Fields) -> None:
+def _force_tool(fields: Fields) -> bool:
     """A tool that is demanded: by name, for `required` came later than 1.2, and with its parameters as the schema.
 
     It takes the whole answer for the arguments of a named tool, and holds it to nothing. Cases: nothing demanded;
-    `required`, of one tool or of several, which is left to the engine; a name, with or without parameters.
+    `required`, of one tool or of several, which is left to the engine; a name, with or without parameters. Whether
+    the client had demanded it without a name.
     """
     choice = bytes(fields.get("tool_choice", b""))
-    if choice != b'"required"' and choice[:1] != b"{":
-        return
+    is_required = choice == b'"required"'
+    if not is_required and choice[:1] != b"{":
+        return False
     try:
         functions = [_decode_fields(tool["function"]) for tool in _decode_tools(fields["tools"])]
-        if choice == b'"required"':
+        if is_required:
             if len(functions) != 1:
-                return
+                return False
             name = _decode_string(functions[0]["name"])
             fields["tool_choice"] = msgspec.Raw(_encode({"type": "function", "function": {"name": name}}))
         else:
             name = _decode_choice(choice).function.name
-        schema = next(each["parameters"] for each in functions if _decode_string(each["name"]) == name)
-    except (msgspec.DecodeError, KeyError, StopIteration):
-        return
-    if bytes(fields.get("response_format", b"null")) == b"null" and bytes(schema) != b"null":
-        format_ = {"type": "json", "schema": schema}
-        fields["response_format"] = msgspec.Raw(_encode(format_))
+        schemas = [each.get("parameters") for each in functions if _decode_string(each["name"]) == name]
+    except (msgspec.DecodeError, KeyError):
+        return False
+    if "response_format" not in fields and schemas and schemas[0] is not None and bytes(schemas[0]) != b"null":
+        fields["response_format"] = msgspec.Raw(_encode({"type": "json", "schema": schemas[0]}))
+    return is_required
 
 
 def _translate_sampling(fields: Fields) -> None:
@@ -210,15 +223,28 @@ def _plain_stream_options(fields: Fields, *, is_stream: bool) -> None:
     fields["stream_options"] = msgspec.Raw(_encode(kept))
 
 
+def _ended_by_its_call(body: bytes) -> bytes:
+    answer = _decode_any(body)
+    _end_by_calls(answer["choices"])
+    return _encode(answer)
+
+
+def _end_by_calls(choices: list[dict[str, Any]]) -> None:
+    for choice in choices:
+        if choice.get("finish_reason") == "stop":
+            choice["finish_reason"] = "tool_calls"
+
+
 class _Chunks:
     """The chunks of one stream: usage once, at its end; a named tool's name once, with an id, at its begin.
 
     The engine puts usage on every chunk, or in chunks without choices (one for each prompt), or both.
     """
 
-    def __init__(self, *, n: int, names_tool: bool) -> None:
+    def __init__(self, *, n: int, names_tool: bool, is_demanded: bool) -> None:
         self._n = n
         self._names_tool = names_tool
+        self._is_demanded = is_demanded
         self._head = b""
         self._running: dict[int, dict[str, Any]] = {}
         self._totals: list[dict[str, Any]] = []
@@ -280,6 +306,8 @@ class _Chunks:
                 else:
                     self._called.add(choice["index"])
                     call["id"] = call.get("id") or f"call_{uuid4().hex}"
+        if self._is_demanded:
+            _end_by_calls(chunk["choices"])
         return b"data: " + _encode(chunk)
 
 

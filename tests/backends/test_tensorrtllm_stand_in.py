@@ -114,6 +114,7 @@ def test_a_demanded_tool_is_called_in_a_stream(client: openai.OpenAI) -> None:
     (call,) = final.choices[0].message.tool_calls or []
     assert (call.function.name, list(json.loads(call.function.arguments))) == ("get_weather", ["city"])
     assert call.id
+    assert final.choices[0].finish_reason == "tool_calls"
 
 
 def test_a_demand_of_any_of_several_tools_is_refused(client: openai.OpenAI) -> None:

@@ -11,6 +11,8 @@ import pytest
 from tests.clients.served import EMBEDDER, Served, serving_kind
 from tests.conftest import DEMO_MODEL
 from tests.servers import Tritium
+from tests.stand_ins.served import MODEL as STAND_IN
+from tests.stand_ins.served import serving_stand_in
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +34,13 @@ def transformers() -> Iterator[Served]:
         yield served
 
 
+@pytest.fixture(scope="session")
+def tensorrtllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Its stand-in: the real one needs a GPU."""
+    with serving_stand_in(tmp_path_factory.mktemp("tensorrtllm")) as (server, engine):
+        yield Served("tensorrtllm", server, STAND_IN, engine)
+
+
 @pytest.fixture(params=["llamacpp", "vllm"])
 def served(request: pytest.FixtureRequest) -> Served:
     """Each engine with the whole surface."""
@@ -39,7 +48,14 @@ def served(request: pytest.FixtureRequest) -> Served:
     return found
 
 
-@pytest.fixture(params=["llamacpp", "vllm", "transformers"])
+@pytest.fixture(params=["llamacpp", "vllm", "tensorrtllm"])
+def completer(request: pytest.FixtureRequest) -> Served:
+    """Each engine with all that chat and text completions have."""
+    found: Served = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(params=["llamacpp", "vllm", "tensorrtllm", "transformers"])
 def generator(request: pytest.FixtureRequest) -> Served:
     """Each engine that generates text."""
     found: Served = request.getfixturevalue(request.param)

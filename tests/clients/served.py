@@ -15,6 +15,7 @@ from openai import AsyncOpenAI, OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.engine.environment import interpreter
+from backends.engine.load import METRICS_PATHS
 from backends.errors import ServingError
 from backends.weights import missing
 from tests.conftest import DEMO_MODEL
@@ -28,8 +29,16 @@ START_SECONDS = 300.0
 REPOSITORIES = {DEMO_MODEL: ROOT / "model_repository", EMBEDDER: ROOT / "tests" / "model_repository"}
 
 # What each kind calls the requests that it runs now, and the tokens it generated.
-RUNNING = {"llamacpp": "llamacpp:requests_processing", "vllm": "vllm:num_requests_running"}
-GENERATED = {"llamacpp": "llamacpp:tokens_predicted_total", "vllm": "vllm:generation_tokens_total"}
+RUNNING = {
+    "llamacpp": "llamacpp:requests_processing",
+    "tensorrtllm": "trtllm_num_requests_running",
+    "vllm": "vllm:num_requests_running",
+}
+GENERATED = {
+    "llamacpp": "llamacpp:tokens_predicted_total",
+    "tensorrtllm": "trtllm_generation_tokens_total",
+    "vllm": "vllm:generation_tokens_total",
+}
 # What the command line of an engine's process has in it.
 PROCESS = {"llamacpp": "backends.engine.llamacpp_server", "vllm": "api_server", "transformers": "transformers_server"}
 
@@ -39,6 +48,8 @@ class Served:
     kind: str
     server: Tritium
     model: str = DEMO_MODEL
+    engine_url: str = ""
+    """Where the engine listens, if not on a Unix socket."""
 
     def openai(self, *, timeout: float = 60) -> OpenAI:
         return OpenAI(base_url=f"{self.server.url}/v1", api_key="none", max_retries=0, timeout=timeout)
@@ -58,11 +69,26 @@ class Served:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    def prompt_tokens(self, **asked: Any) -> int:
+        """How many tokens `messages` or a `prompt` are, by the engine's tokenizer or, where it has none, its usage."""
+        if self.kind == "tensorrtllm":
+            self.refuses("/tokenize", **asked)
+            path = "/v1/chat/completions" if "messages" in asked else "/v1/completions"
+            return int(self.post(path, **asked, max_tokens=1)["usage"]["prompt_tokens"])
+        return int(self.post("/tokenize", **asked)["count"])
+
+    def refuses(self, path: str, **fields: Any) -> None:
+        """It says that it has no such thing."""
+        answer = httpx.post(f"{self.server.url}{path}", json={"model": self.model, **fields}, timeout=60)
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["code"] == "unsupported_operation"
+
     def metric(self, name: str, model: str = "") -> float:
         """The sum of a metric of the engine, asked for directly."""
-        transport = httpx.HTTPTransport(uds=str(self.server.runtime_dir / f"{model or self.model}-1.sock"))
-        with httpx.Client(transport=transport, base_url="http://engine") as engine:
-            text = engine.get("/metrics").raise_for_status().text
+        socket = None if self.engine_url else str(self.server.runtime_dir / f"{model or self.model}-1.sock")
+        transport = httpx.HTTPTransport(uds=socket)
+        with httpx.Client(transport=transport, base_url=self.engine_url or "http://engine") as engine:
+            text = engine.get(METRICS_PATHS[self.kind]).raise_for_status().text
         found = text_string_to_metric_families(text)
         return sum(sample.value for family in found for sample in family.samples if sample.name == name)
 

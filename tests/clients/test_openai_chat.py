@@ -20,6 +20,11 @@ pytestmark = pytest.mark.engine
 BY_NAME: Any = {"type": "function", "function": {"name": "get_weather"}}
 
 
+@pytest.fixture
+def served(completer: Served) -> Served:
+    return completer
+
+
 class Person(BaseModel):
     name: str
     age: int
@@ -81,7 +86,7 @@ def test_usage_of_a_stream_is_what_the_engine_counted(served: Served, client: op
         ours = [count(served.server, f"{side}_tokens_total", model=served.model) for side in ("prompt", "completion")]
         return served.metric(GENERATED[served.kind]), ours[0], ours[1]
 
-    prompt_tokens = served.post("/tokenize", messages=COUNT)["count"]
+    prompt_tokens = served.prompt_tokens(messages=COUNT)
     before = counted()
     with client.chat.completions.create(
         model=served.model, messages=COUNT, max_tokens=23, stream=True, stream_options={"include_usage": True}
@@ -118,7 +123,7 @@ def test_two_choices_come_each_whole(served: Served, client: openai.OpenAI, is_s
         usage = answer.usage
     assert usage is not None
     assert usage.completion_tokens == 8
-    assert usage.prompt_tokens == served.post("/tokenize", messages=COUNT)["count"]
+    assert usage.prompt_tokens == served.prompt_tokens(messages=COUNT)
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

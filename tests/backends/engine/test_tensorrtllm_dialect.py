@@ -141,6 +141,21 @@ def test_a_demanded_tool_is_named_and_held_to_its_parameters(choice: Any) -> Non
     assert body["response_format"] == {"type": "json", "schema": SCHEMA}
 
 
+async def test_an_answer_to_a_demand_ends_for_its_call() -> None:
+    adapter = Adapter(context_length=None)
+    request = adapter.request(asking(tools=[TOOL], tool_choice="required"))
+    choices = [{"index": index, "finish_reason": reason} for index, reason in enumerate(("stop", "length"))]
+    body = await read(adapter.response(request, whole(json.dumps({"choices": choices}).encode())).body)
+    assert [choice["finish_reason"] for choice in json.loads(body)["choices"]] == ["tool_calls", "length"]
+    last = {
+        "index": 0,
+        "delta": {"tool_calls": [{"index": 0, "function": {"arguments": "}"}}]},
+        "finish_reason": "stop",
+    }
+    (chunk,) = await told(event([last]), DONE, tools=[TOOL], tool_choice="required")
+    assert chunk["choices"][0]["finish_reason"] == "tool_calls"
+
+
 def test_a_demand_of_any_of_several_tools_is_left_for_it_to_judge() -> None:
     request = Adapter(context_length=None).request(asking(tools=[TOOL, OTHER], tool_choice="required"))
     body = json.loads(request.body)
@@ -196,7 +211,7 @@ async def told(*events: bytes, **fields: Any) -> list[Any]:
         await pumped(adapter.response(request, stream(data)).body),
         await read(adapter.response(request, stream(*(data[at : at + 7] for at in range(0, len(data), 7)))).body),
     ]
-    if not isinstance(fields.get("tool_choice"), dict):  # ids of calls are made up
+    if "tool_choice" not in fields:  # ids of calls are made up
         assert bodies[0] == bodies[1] == bodies[2]
     parts = bodies[0].split(b"\n\n")
     assert parts[-2:] == [b"data: [DONE]", b""]
