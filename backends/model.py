@@ -87,6 +87,7 @@ class Route:
     retries: int = 0
     hedges: int = 0
     resumes: int = 0
+    ejections: int = 0
     failures: list[str] = field(default_factory=list)
     """What became of the attempts that came to nothing: `ENDPOINT: why`."""
 
@@ -122,9 +123,10 @@ class OpenAIRequest:
 Write = Callable[[bytes], Coroutine[Any, Any, None] | None]
 """Takes bytes at once. Returns None, or what to await before it is called again: back-pressure."""
 
-Frame = Callable[[bytes], bool]
+Frame = Callable[[bytes, int, int], bool]
 """Offered one whole chunk of a chunked body (RFC 9112 §7.1), framing included, that carries one token's event and
-nothing else. True: it was taken. False: it comes to `Write` without its framing, as everything else does."""
+nothing else; `chunk[start:end]` is the token's text as JSON writes it, without a quote in it. True: it was taken.
+False: it comes to `Write` without its framing, as everything else does."""
 
 
 class Body(Protocol):
@@ -148,11 +150,15 @@ class Body(Protocol):
 
 @dataclass(slots=True)
 class OpenAIResponse:
-    """An answer at its head. The holder closes `body`; closing early aborts the generation upstream."""
+    """An answer at its head. The holder closes `body`; closing early aborts the generation upstream.
+
+    `headers` are those of the moment when the body's first bytes come, `trailers` (RFC 9110 §6.5) of its end.
+    """
 
     status: int
     headers: Headers
     body: Body
+    trailers: Headers = ()
 
 
 class Model(Protocol):

@@ -25,6 +25,7 @@ from prometheus_client.utils import floatToGoString
 from backends.model import State
 from gateway.snapshot import ModelStatus
 from gateway.telemetry import Histogram, ModelMetrics, Payload
+from gateway.tenant_metrics import sums
 
 DEAD = "dead:"
 """How the key of a payload begins whose process has ended: its totals count, its gauges do not."""
@@ -41,6 +42,7 @@ def gateway_families(
     living = [(key, payload) for key, payload in parts if not key.startswith(DEAD)]
     totals = _totals(payload for _, payload in parts)
     yield from _model_totals(totals.values())
+    yield from _reroutings(totals.values())
     yield from _model_gauges(totals, [payload for _, payload in living])
     yield from _process_families(living)
     dropped = CounterMetricFamily("tritium_access_log_lines_dropped", "Access log lines that found no room.")
@@ -82,6 +84,7 @@ def fold(total: Payload, part: Payload) -> Payload:
         lag=total.lag,
         lag_max_seconds=0.0,
         log_lines_dropped=total.log_lines_dropped + part.log_lines_dropped,
+        tenants=sums((total.tenants, part.tenants)),
     )
 
 
@@ -118,6 +121,7 @@ def _totals(payloads: Iterable[Payload]) -> dict[str, ModelMetrics]:
             total = totals.setdefault(part.name, ModelMetrics(part.name))
             _add_dict(total.requests, part.requests)
             _add_dict(total.disconnects, part.disconnects)
+            _add_dict(total.rerouted, part.rerouted)
             _add_dict(total.errors, part.errors)
             total.prompt_tokens += part.prompt_tokens
             total.completion_tokens += part.completion_tokens
@@ -175,6 +179,21 @@ def _model_totals(totals: Iterable[ModelMetrics]) -> Iterator[Metric]:
         _observe(gap, [model.name], model.inter_token)
         _observe(overhead, [model.name], model.overhead)
     yield from (requests, disconnects, errors, prompt, completion, wait, ttft, gap, overhead)
+
+
+def _reroutings(totals: Iterable[ModelMetrics]) -> Iterator[Metric]:
+    """What was done where engines failed: one family a kind, each with every model that had any request."""
+    families = {
+        "retries": "Requests that were sent to another engine before their first byte.",
+        "hedges": "Second attempts for a late first token.",
+        "resumes": "Streams that went on in another engine.",
+        "ejections": "Engines that requests found failing and that got none for a while.",
+    }
+    for kind, text in families.items():
+        family = CounterMetricFamily(f"tritium_{kind}", text, labels=["model"])
+        for model in totals:
+            family.add_metric([model.name], model.rerouted.get(kind, 0))
+        yield family
 
 
 def _model_gauges(models: Iterable[str], living: Sequence[Payload]) -> Iterator[Metric]:

@@ -78,6 +78,8 @@ async def relay_stream(
         record.prompt_tokens, record.completion_tokens = events.prompt_tokens, events.completion_tokens
     await drained()  # still watched: a client that reads no end of it must not stay for ever
     watch.close()
+    if response.trailers:
+        wire.trailers(response.trailers)
     await reply.end()
     record.done(reply.status)
 
@@ -86,7 +88,7 @@ def _token_forwarder(record: Exchange, watch: Watch, wire: Wire) -> Frame:
     """Forwards most of a stream: a token's event in the very chunk that it came in, nothing looked at any more."""
     chunk, frame = record.chunk, wire.frame
 
-    def forward(framed: bytes) -> bool:
+    def forward(framed: bytes, _start: int, _end: int) -> bool:
         if watch.first or wire.paused:
             return False
         chunk()

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any
 
 from backends.errors import DeadlineExceeded, InvalidRequest, ServingError, UpstreamTimeout
+from backends.model import OpenAIRequest
 from gateway.settings import Settings
 from gateway.wire import Wire
 
@@ -34,6 +35,7 @@ class Watch:
         "left",
         "on_engine",
         "on_silence",
+        "request",
     )
 
     def __init__(self, settings: Settings, task: asyncio.Task[Any], wire: Wire, deadline: float) -> None:
@@ -47,6 +49,8 @@ class Watch:
         self.heard_at = self.commented_at = 0.0
         self.first = True
         self.on_silence: Callable[[], None] | None = None
+        self.request: OpenAIRequest | None = None
+        """Once it is on its way: its model may try elsewhere when an engine stalls."""
 
     def shorten(self, deadline: float) -> None:
         """The client's own deadline, in `time.monotonic()` seconds; the server's still holds."""
@@ -76,8 +80,11 @@ class Watch:
         elif self.on_silence is not None:
             if self.on_engine and now >= self.heard_at + self._patience():
                 what = "sent no first token" if self.first else "sent nothing more"
-                self.interrupt(UpstreamTimeout(f"The engine {what} within {self._patience():g} s."))
-                return
+                stall = UpstreamTimeout(f"The engine {what} within {self._patience():g} s.")
+                if self.request is None or self.request.stall is None or not self.request.stall(stall):
+                    self.interrupt(stall)
+                    return
+                self.heard_at = now
             if now >= max(self.heard_at, self.commented_at) + self._settings.keepalive_seconds:
                 self.commented_at = now
                 self.on_silence()

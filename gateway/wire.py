@@ -16,11 +16,14 @@ from typing import Any, cast
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from backends.model import Headers
+
 EXTENSION = "tritium.wire"
 """Where the ASGI scope's `extensions` hold the `Wire`."""
 
 _LOOKOUT_SECONDS = 0.25
 _CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
+_LAST_CHUNK = b"0\r\n\r\n"
 
 
 class Outbox:
@@ -79,6 +82,7 @@ class Wire(asyncio.Transport):
         "_lookout",
         "_outbox",
         "_pending",
+        "_trailers",
         "_transport",
         "_waiter",
         "loop",
@@ -96,6 +100,7 @@ class Wire(asyncio.Transport):
         self.loop = outbox.loop
         self._transport = transport
         self._pending: list[bytes] = []
+        self._trailers = b""
         self._waiter: asyncio.Future[None] | None = None
         self._held_back = False
         self._lookout: asyncio.TimerHandle | None = None
@@ -117,6 +122,10 @@ class Wire(asyncio.Transport):
         if not pending:
             self._outbox.add(self)
         pending.append(data)
+
+    def trailers(self, fields: Headers) -> None:
+        """What the end of this answer is to carry (RFC 9112 §7.1.2), told before that end, which goes through ASGI."""
+        self._trailers = b"".join(b"%b: %b\r\n" % field for field in fields)
 
     def flush(self) -> None:
         """Write what this turn brought."""
@@ -149,6 +158,9 @@ class Wire(asyncio.Transport):
     # asyncio.Transport, as far as uvicorn uses it
 
     def write(self, data: Any) -> None:
+        if self._trailers and data.endswith(_LAST_CHUNK):
+            data = b"%b%b\r\n" % (data[:-2], self._trailers)
+            self._trailers = b""
         if not self._pending:
             self._outbox.add(self)
         self._pending.append(data)
@@ -204,6 +216,9 @@ class _BareWire(Wire):
 
     def chunk(self, data: bytes) -> None:
         super().write(data)
+
+    def trailers(self, fields: Headers) -> None:
+        pass
 
     def frame(self, data: bytes) -> None:
         super().write(data[data.index(b"\r\n") + 2 : -2])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from backends.engine.pattern import Pattern
@@ -41,7 +41,6 @@ class Answer:
         "head_complete",
         "headers",
         "status",
-        "text",
     )
 
     def __init__(self, connection: Connection) -> None:
@@ -59,10 +58,8 @@ class Answer:
         self._blocked: Coroutine[Any, Any, None] | None = None
         self._failure: Exception | None = None
         self._frame: Frame | None = None
-        self._gate: Frame | None = None
+        self._gate: Callable[[bytes], bool] | None = None
         self._pattern = Pattern()
-        self.text: bytearray | None = None
-        """Where the text of the tokens that `frame` takes is kept, as JSON writes it; nowhere unless one is given."""
 
     def __aiter__(self) -> Answer:
         return self
@@ -164,7 +161,7 @@ class Answer:
             return
         pattern = self._pattern
         if pattern.learn(data) or (self._gate is None and pattern.is_known):
-            self._gate = pattern.gate(frame, self.text)
+            self._gate = pattern.gate(frame)
         connection.express = self._gate
 
     def _take(self) -> bytes:

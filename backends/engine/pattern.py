@@ -8,6 +8,7 @@ be nothing else than the next token. It may go to the client as it is, with its 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from backends.model import Frame
 
@@ -49,11 +50,15 @@ class Pattern:
         self._before, self._after = event[: field.end()], event[end:]
         return (self._before, self._after) != known
 
-    def gate(self, take: Frame, text: bytearray | None) -> Frame:
-        """`take` for reads that are one token's event in one HTTP chunk, False for all others.
+    def text(self, event: bytes) -> bytes | None:
+        """The text of a whole event, as JSON writes it, if it is one like those before it."""
+        start, end = len(self._before), len(event) - len(self._after)
+        if event.startswith(self._before) and event.endswith(self._after) and event.find(b'"', start) == end:
+            return event[start:end]
+        return None
 
-        The text of what was taken, as JSON writes it, is added to `text`.
-        """
+    def gate(self, take: Frame) -> Callable[[bytes], bool]:
+        """`take` for reads that are one token's event in one HTTP chunk, False for all others."""
         before, after = self._before, self._after + b"\r\n"
         after_size = len(after)
         heads: dict[int, bytes] = {}
@@ -67,11 +72,12 @@ class Pattern:
                 head = heads[size] = _head(size, before)
             start, end = len(head), size - after_size
             # The first quote behind `head` begins `after`: then nothing but text can stand between them.
-            if data.startswith(head) and data.endswith(after) and data.find(b'"', start) == end and take(data):
-                if text is not None:
-                    text.extend(data[start:end])
-                return True
-            return False
+            return (
+                data.startswith(head)
+                and data.endswith(after)
+                and data.find(b'"', start) == end
+                and take(data, start, end)
+            )
 
         return offer
 

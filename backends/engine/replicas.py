@@ -1,15 +1,17 @@
-"""A model whose endpoints speak the OpenAI API: picks an endpoint, sends the bytes, returns at the head."""
+"""A model whose endpoints speak the OpenAI API: one is asked as it is, among several a request finds its way."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from backends.config import ModelConfig
-from backends.engine.upstream import Pool
-from backends.errors import ModelNotReady
-from backends.model import Capability, Endpoint, Endpoints, Headers, OpenAIRequest, OpenAIResponse, State
-
-_RESTART_SECONDS = 1.0
+from backends.engine.attempts import Attempts, Budget
+from backends.engine.continuation import Fields
+from backends.engine.hedge import Hedge
+from backends.engine.policies import policy
+from backends.engine.replica import Replica, Replicas
+from backends.engine.routing import read
+from backends.model import Capability, Endpoints, Headers, OpenAIRequest, OpenAIResponse
 
 
 class Adapter(Protocol):
@@ -17,13 +19,16 @@ class Adapter(Protocol):
 
     def request(self, request: OpenAIRequest) -> OpenAIRequest: ...
     def response(self, request: OpenAIRequest, response: OpenAIResponse) -> OpenAIResponse: ...
+    def continuation(self, fields: Fields, path: str, text: str) -> Fields | None:
+        """The request for what follows `text`, which another engine has sent; None where it cannot be asked for."""
+        ...
 
 
 class EngineModel:
-    """An `OpenAIModel` in front of the ready endpoints of one model.
+    """An `OpenAIModel` in front of the endpoints of one model.
 
     `headers` go out with every request (a remote server's key, for instance). `parallelism` is how many requests
-    the endpoints run at once, None where nobody knows.
+    the endpoints run at once, None where nobody knows. Raises `InvalidRequest` for wrong routing parameters.
     """
 
     def __init__(
@@ -39,52 +44,39 @@ class EngineModel:
         self.config = config
         self.capabilities = capabilities
         self.parallelism = parallelism
-        self._endpoints = endpoints
-        self._adapter = adapter
-        self._headers = headers
-        self._pools: dict[str, Pool] = {}
-        self._turn = 0
+        self.routing = read(config)
+        self.adapter = adapter
+        self.replicas = Replicas(config.name, endpoints, policy(self.routing), headers)
+        self.budget = Budget(self.routing.retry_budget)
+        self.hedge = Hedge()
 
     def ready(self) -> bool:
-        return any(endpoint.state is State.READY for endpoint in self._endpoints.current)
+        """Whether a request can be sent now; where there are several endpoints, also whether it is worth its wait."""
+        replicas = self.replicas
+        return bool(replicas.ready()) or (replicas.count > 1 and replicas.is_coming())
 
     async def respond(self, request: OpenAIRequest) -> OpenAIResponse:
-        pool = self._pool(self._pick())
-        adapter = self._adapter
+        replicas = self.replicas
+        if replicas.count > 1 and request.method == "POST":
+            return await Attempts(self, request).answer()
+        replica = replicas.next()
+        request.route.endpoint = replica.endpoint.id
+        return await self.send(replica, request)
+
+    async def send(self, replica: Replica, request: OpenAIRequest) -> OpenAIResponse:
+        """Ask this replica, and return at the head of its answer."""
+        adapter = self.adapter
         if adapter is not None:
             request = adapter.request(request)
         target = f"{request.path}?{request.query}" if request.query else request.path
-        answer = await pool.send(request.method, target, request.headers, request.body)
+        answer = await replica.pool.send(request.method, target, request.headers, request.body)
         response = OpenAIResponse(answer.status, answer.headers, answer)
         return response if adapter is None else adapter.response(request, response)
 
     def connections(self) -> tuple[int, int]:
         """Upstream connections now: (in use, idle)."""
-        idle = sum(pool.idle_count for pool in self._pools.values())
-        return sum(pool.open_count for pool in self._pools.values()) - idle, idle
+        return self.replicas.connections()
 
     def close(self) -> None:
         """Close the idle connections of every endpoint."""
-        for pool in self._pools.values():
-            pool.close()
-
-    def _pick(self) -> Endpoint:
-        ready = [endpoint for endpoint in self._endpoints.current if endpoint.state is State.READY]
-        if not ready:
-            states = sorted({endpoint.state.value for endpoint in self._endpoints.current}) or ["without an endpoint"]
-            raise ModelNotReady(
-                f"The model {self.config.name!r} is not ready: {', '.join(states)}.",
-                retry_after_seconds=_RESTART_SECONDS,
-            )
-        self._turn += 1
-        return ready[self._turn % len(ready)]
-
-    def _pool(self, endpoint: Endpoint) -> Pool:
-        pool = self._pools.get(endpoint.address)
-        if pool is None:
-            live = {endpoint.address for endpoint in self._endpoints.current}
-            for address in self._pools.keys() - live:
-                self._pools.pop(address).close()
-            pool = Pool(endpoint.address, f"The engine of model {self.config.name!r}", self._headers)
-            self._pools[endpoint.address] = pool
-        return pool
+        self.replicas.close()

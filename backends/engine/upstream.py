@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -15,7 +16,7 @@ import httptools
 
 from backends.engine.answer import Answer
 from backends.errors import Unavailable, UpstreamError, UpstreamProtocolError, UpstreamTimeout
-from backends.model import Frame, Headers
+from backends.model import Headers
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 # vLLM's uvicorn closes a silent connection after 5 s: let go before it does, so that no request races its close.
@@ -53,7 +54,7 @@ class Connection(asyncio.Protocol):
         self.loop = loop
         self.closed = False
         self.idle_since = 0.0
-        self.express: Frame | None = None
+        self.express: Callable[[bytes], bool] | None = None
         """Set while the parser stands between two chunks: takes reads that need no parsing."""
         self._pool = pool
         self._parser = httptools.HttpResponseParser(self)

@@ -75,17 +75,18 @@ async def test_a_stream_is_whole_and_in_order_wherever_its_chunks_and_reads_end(
     connection = Connection(Pool("http://127.0.0.1:1", "An engine"), asyncio.get_running_loop())
     connection.connection_made(Transport())
     answer = connection.send(b"GET / HTTP/1.1\r\n\r\n")
-    answer.text = bytearray()
+    text = bytearray()
     out: list[bytes] = []
     taken: list[bytes] = []
 
-    def frame(framed: bytes) -> bool:
+    def frame(framed: bytes, start: int, end: int) -> bool:
         if len(taken) >= slow_after:
             return False
         size, _, rest = framed.partition(b"\r\n")
         assert len(rest) == int(size, 16) + 2
         out.append(rest[:-2])
         taken.append(rest[:-2])
+        text.extend(framed[start:end])
         return True
 
     connection.data_received(HEAD)
@@ -97,7 +98,7 @@ async def test_a_stream_is_whole_and_in_order_wherever_its_chunks_and_reads_end(
     await pumping
     assert b"".join(out) == body
     texts = [json.loads(event.removeprefix(b"data: "))["choices"][0]["delta"]["content"] for event in taken]
-    assert json.loads(b'"%b"' % bytes(answer.text)) == "".join(texts)
+    assert json.loads(b'"%b"' % bytes(text)) == "".join(texts)
 
 
 def test_a_token_in_one_chunk_is_taken_once_one_like_it_was_seen() -> None:
@@ -105,22 +106,29 @@ def test_a_token_in_one_chunk_is_taken_once_one_like_it_was_seen() -> None:
     assert not pattern.learn(token(""))
     assert pattern.learn(token("one"))
     assert not pattern.learn(token("two"))
-    text = bytearray()
-    offer = pattern.gate(lambda _: True, text)
+    texts: list[bytes] = []
+
+    def take(framed: bytes, start: int, end: int) -> bool:
+        texts.append(framed[start:end])
+        return True
+
+    offer = pattern.gate(take)
     assert offer(chunk(token("three")))
     assert not offer(chunk(token("three", usage={"prompt_tokens": 1})))
     assert not offer(chunk(token('a "quote"')))
     assert not offer(chunk(token("three")) + b"1")
     assert not offer(token("three"))
-    assert bytes(text) == b"three"
+    assert texts == [b"three"]
+    assert not pattern.gate(lambda *_: False)(chunk(token("three")))
 
 
-def test_what_a_refusing_taker_leaves_is_not_kept_as_text() -> None:
+def test_the_text_of_an_event_like_those_before_it_is_told() -> None:
     pattern = Pattern()
+    assert pattern.text(token("one")) is None
     pattern.learn(token("one"))
-    text = bytearray()
-    assert not pattern.gate(lambda _: False, text)(chunk(token("two")))
-    assert not text
+    assert pattern.text(token("zwei\n")) == b"zwei\\n"
+    assert pattern.text(token('a "quote"')) is None
+    assert pattern.text(token("one", usage=None)) is None
 
 
 def test_an_event_that_reports_usage_or_an_error_teaches_nothing() -> None:

@@ -1,0 +1,99 @@
+"""A model among several echo engines, asked as the gateway asks it, and what its streams say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from backends.config import ModelConfig
+from backends.engine.replicas import EngineModel
+from backends.kinds import find_kind
+from backends.model import Endpoint, Endpoints, OpenAIRequest, OpenAIResponse, State
+from tests.backends.running import NO_MODELS
+from tests.engines import MODEL, EchoEngine, echo_engine
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+WORDS = " ".join(f"word{number}" for number in range(24))
+
+
+@contextmanager
+def engines(count: int, **options: object) -> Iterator[list[EchoEngine]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(echo_engine(**options)) for _ in range(count)]
+
+
+@asynccontextmanager
+async def among(replicas: Sequence[EchoEngine], **parameters: str) -> AsyncIterator[EngineModel]:
+    """An echo model in front of these engines, which take turns unless another policy is named."""
+    endpoints = Endpoints(tuple(Endpoint(f"e{n}", one.address, State.READY) for n, one in enumerate(replicas)))
+    config = ModelConfig(MODEL, "echo", parameters={"routing_policy": "round_robin", **parameters})
+    model = find_kind("echo").connect(config, endpoints, NO_MODELS)
+    try:
+        yield model
+    finally:
+        model.close()
+
+
+def asked(path: str = CHAT, *, stream: bool = True, **fields: Any) -> OpenAIRequest:
+    prompt: dict[str, Any] = {"messages": [{"role": "user", "content": WORDS}]} if path == CHAT else {"prompt": WORDS}
+    if stream:
+        fields = {"stream_options": {"include_usage": True}, **fields}
+    body = json.dumps({"model": MODEL, "stream": stream, **prompt, **fields}).encode()
+    return OpenAIRequest(path, body, MODEL, stream=stream)
+
+
+@dataclass
+class Said:
+    """A stream, read to its end."""
+
+    chunks: list[dict[str, Any]]
+    is_done: bool
+    trailers: dict[bytes, bytes] = field(default_factory=dict)
+
+    @property
+    def choices(self) -> list[dict[str, Any]]:
+        return [choice for chunk in self.chunks for choice in chunk["choices"]]
+
+    @property
+    def text(self) -> str:
+        return "".join(each.get("delta", each).get("content") or each.get("text") or "" for each in self.choices)
+
+    @property
+    def roles(self) -> int:
+        return sum("role" in choice.get("delta", {}) for choice in self.choices)
+
+    @property
+    def finish_reasons(self) -> list[str]:
+        return [choice["finish_reason"] for choice in self.choices if choice.get("finish_reason")]
+
+    @property
+    def usage(self) -> tuple[int, int, int]:
+        """(prompt, completion, total) tokens; there is one usage, in a chunk of its own."""
+        (usage,) = [chunk["usage"] for chunk in self.chunks if chunk.get("usage")]
+        return usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]
+
+
+async def heard(response: OpenAIResponse, *, is_pumped: bool) -> Said:
+    """Read a stream by either way, and close it. Raises what breaks it."""
+    parts: list[bytes] = []
+
+    def take(chunk: bytes, _start: int, _end: int) -> bool:
+        size, _, rest = chunk.partition(b"\r\n")
+        parts.append(rest[: int(size, 16)])
+        return True
+
+    try:
+        if is_pumped:
+            await response.body.pump(parts.append, take)
+        else:
+            parts += [part async for part in response.body]
+    finally:
+        await response.body.aclose()
+    events = [event for event in b"".join(parts).split(b"\n\n") if event.startswith(b"data: ")]
+    is_done = events[-1] == b"data: [DONE]"
+    chunks = [json.loads(event.removeprefix(b"data: ")) for event in events if event != b"data: [DONE]"]
+    return Said(chunks, is_done, dict(response.trailers))
