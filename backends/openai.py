@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
 
 from backends.config import ModelConfig
-from backends.engine import addresses, naming, routing
+from backends.engine import (
+    addresses,
+    llamacpp_dialect,
+    naming,
+    routing,
+    sglang_dialect,
+    tensorrtllm_dialect,
+    vllm_dialect,
+)
 from backends.engine.command import Command
 from backends.engine.continuation import Fields, continued
-from backends.engine.replicas import EngineModel
+from backends.engine.instances import replica_count
+from backends.engine.llamacpp_server import Arguments
+from backends.engine.replicas import Adapter, EngineModel
 from backends.errors import InvalidRequest
 from backends.model import Capability, Endpoints, Headers, Models, OpenAIRequest, OpenAIResponse
 
-_OWN_PARAMETERS = ("api_key_env", "model", "capabilities", "max_inflight_requests")
+_OWN_PARAMETERS = (
+    *("api_key_env", "model", "capabilities", "max_inflight_requests"),
+    *("engine", "context_length", "max_tokens"),
+)
 _PARAMETERS = (*_OWN_PARAMETERS, *sorted(addresses.PARAMETERS | naming.PARAMETERS | routing.PARAMETERS))
 
 
@@ -28,7 +41,8 @@ def launch(config: ModelConfig, *, runtime_dir: str) -> Sequence[Command]:  # no
     if not addresses.PARAMETERS & config.parameters.keys():
         raise _wrong(config, "endpoints", "is missing: it lists URLs, separated by commas")
     _capabilities(config)
-    _parallelism(config)
+    _parallelism(config, Endpoints())
+    _dialect(config)
     _authorization(config)
     return []
 
@@ -37,15 +51,16 @@ def connect(config: ModelConfig, endpoints: Endpoints, models: Models) -> Engine
     """A model of a remote server.
 
     `api_key_env` names the environment variable whose value goes out as the bearer token. `model` is the
-    remote's own name for the model. `capabilities` (all of them unless told) is a list by comma.
+    remote's own name for the model. `capabilities` (all of them unless told) is a list by comma. `engine` says what
+    runs there, and so what is bridged, where its load is read and how its broken streams go on; `context_length` is
+    what it cannot tell, `max_tokens` the cap of an answer where llama.cpp runs.
     """
-    name = config.parameters.get("model", "")
     return EngineModel(
         config,
         endpoints,
         capabilities=_capabilities(config),
-        parallelism=_parallelism(config),
-        adapter=_Adapter(name if name != config.name else ""),
+        parallelism=_parallelism(config, endpoints),
+        adapter=_adapter(config),
         headers=_authorization(config),
     )
 
@@ -53,24 +68,59 @@ def connect(config: ModelConfig, endpoints: Endpoints, models: Models) -> Engine
 _decode_fields = msgspec.json.Decoder(Fields).decode
 
 
-class _Adapter:
-    """Puts the remote's own name, where it has one, into a request; the other fields stay as the client wrote them."""
-
-    def __init__(self, name: str) -> None:
-        self._name = msgspec.Raw(msgspec.json.encode(name)) if name else None
+class _Plain:
+    """Of a remote of unknown make: nothing is bridged, and only a text completion can be gone on with."""
 
     def request(self, request: OpenAIRequest) -> OpenAIRequest:
-        if self._name is None or not request.body:
-            return request
-        fields = _decode_fields(request.body)
-        fields["model"] = self._name
-        return replace(request, body=msgspec.json.encode(fields))
+        return request
 
     def response(self, request: OpenAIRequest, response: OpenAIResponse) -> OpenAIResponse:  # noqa: ARG002  # the protocol
         return response
 
     def continuation(self, fields: Fields, path: str, text: str) -> Fields | None:
         return continued(fields, path, text, chat=None)
+
+
+class _Renaming:
+    """Puts the remote's own name, where it has one, into a request; the rest is its dialect's."""
+
+    def __init__(self, name: str, dialect: Adapter) -> None:
+        self._name = msgspec.Raw(msgspec.json.encode(name)) if name else None
+        self._dialect = dialect
+        self.response = dialect.response
+        self.continuation = dialect.continuation
+
+    def request(self, request: OpenAIRequest) -> OpenAIRequest:
+        if self._name is not None and request.body:
+            fields = _decode_fields(request.body)
+            fields["model"] = self._name
+            request = replace(request, body=msgspec.json.encode(fields))
+        return self._dialect.request(request)
+
+
+_DIALECTS: Mapping[str, Callable[[ModelConfig], Adapter]] = {
+    "llamacpp": lambda config: llamacpp_dialect.Adapter(
+        max_tokens=_number(config, "max_tokens") or Arguments.max_tokens,
+        context_length=_number(config, "context_length") or Arguments.n_ctx,
+    ),
+    "sglang": lambda _: sglang_dialect.Adapter(),
+    "tensorrtllm": lambda config: tensorrtllm_dialect.Adapter(context_length=_number(config, "context_length")),
+    "vllm": lambda _: vllm_dialect.Adapter(),
+}
+
+
+def _adapter(config: ModelConfig) -> Adapter:
+    name = config.parameters.get("model", "")
+    return _Renaming(name if name != config.name else "", _dialect(config))
+
+
+def _dialect(config: ModelConfig) -> Adapter:
+    engine = config.parameters.get("engine", "").strip()
+    if not engine:
+        return _Plain()
+    if engine not in _DIALECTS:
+        raise _wrong(config, "engine", f"names none that is known; there are {', '.join(_DIALECTS)}")
+    return _DIALECTS[engine](config)
 
 
 def _authorization(config: ModelConfig) -> Headers:
@@ -94,12 +144,18 @@ def _capabilities(config: ModelConfig) -> frozenset[Capability]:
         raise _wrong(config, "capabilities", f"holds an unknown one ({error}); there are {known}") from error
 
 
-def _parallelism(config: ModelConfig) -> int | None:
-    text = config.parameters.get("max_inflight_requests", "")
+def _parallelism(config: ModelConfig, endpoints: Endpoints) -> int | None:
+    """What each endpoint runs at once, over all of them."""
+    each = _number(config, "max_inflight_requests")
+    return None if each is None else each * replica_count(config, endpoints)
+
+
+def _number(config: ModelConfig, parameter: str) -> int | None:
+    text = config.parameters.get(parameter, "").strip()
     if not text:
         return None
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise _wrong(config, "max_inflight_requests", f"is not a positive number: {text!r}")
+        raise _wrong(config, parameter, f"is not a positive number: {text!r}")
     return int(text)
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from backends.config import ModelConfig
 from backends.model import Load
 
 METRICS_PATHS = {
@@ -69,6 +70,11 @@ class _Iteration(msgspec.Struct):
 
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_iteration = msgspec.json.Decoder(_Iteration).decode
+
+
+def told_by(config: ModelConfig) -> str:
+    """The kind whose metrics a model's endpoints have: what a remote says that it runs, otherwise its own."""
+    return config.parameters.get("engine", "").strip() if config.backend == "openai" else config.backend
 
 
 def read_load(kind: str, text: bytes) -> Load | None:

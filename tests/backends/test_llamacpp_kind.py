@@ -11,6 +11,7 @@ import pytest
 
 from backends import llamacpp
 from backends.config import ModelConfig
+from backends.engine.continuation import by_prefill
 from backends.errors import InvalidRequest
 from backends.model import Capability, Endpoints
 from tests.backends.bodies import QUESTION, TOOLS
@@ -176,4 +177,4 @@ def test_weights_that_are_none_are_a_clear_end(tmp_path: Path) -> None:
 
 @pytest.mark.engine
 async def test_the_engine_goes_on_with_an_answer_begun_elsewhere(engine: Engine) -> None:
-    await goes_on_exactly(engine)
+    await goes_on_exactly(engine, by_prefill)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from backends import openai
@@ -87,9 +88,43 @@ async def test_the_remote_gets_its_own_model_name_and_the_key(monkeypatch: pytes
 
 
 def test_only_the_name_is_changed_and_only_where_it_differs() -> None:
-    adapter = openai._Adapter("remote")
+    adapter = openai._Renaming("remote", openai._Plain())
     body = b'{"model":"m","messages":[{"role":"user", "content":"\\u00e9"}],"temperature":1.50}'
     changed = adapter.request(OpenAIRequest(CHAT, body, "m", stream=False)).body
     assert changed == body.replace(b'"model":"m"', b'"model":"remote"')
     asking = OpenAIRequest("/v1/responses/r", b"", "m", stream=False, method="GET")
     assert adapter.request(asking) is asking
+
+
+def bridged(body: dict[str, Any], **parameters: str) -> OpenAIRequest:
+    adapter = openai._adapter(configured(**parameters))
+    return adapter.request(OpenAIRequest(CHAT, json.dumps(body).encode(), "m", stream=False))
+
+
+def test_what_runs_there_chooses_the_dialect() -> None:
+    asked = {"model": "m", "messages": [], "store": True}
+    assert bridged(asked).body == json.dumps(asked).encode()
+    assert bridged(asked, engine="vllm").body == json.dumps(asked).encode()
+    changed = bridged(asked, engine="tensorrtllm", model="theirs", context_length="1000")
+    size = len(json.dumps(asked | {"model": "theirs"}, separators=(",", ":")))
+    assert json.loads(changed.body) == {"model": "theirs", "messages": [], "max_tokens": 1000 - size // 2}
+    capped = bridged({"model": "m", "messages": [], "max_tokens": 99}, engine="llamacpp", max_tokens="7")
+    assert json.loads(capped.body)["max_tokens"] == 7
+
+
+@pytest.mark.parametrize("engine", ["", "vllm", "sglang", "llamacpp", "tensorrtllm"])
+def test_what_runs_there_decides_how_its_broken_chats_go_on(engine: str) -> None:
+    adapter = openai._adapter(configured(engine=engine))
+    fields = {"messages": msgspec.Raw(b'[{"role":"user","content":"Hi"}]')}
+    continued = adapter.continuation(fields, CHAT, "One,")
+    assert (continued is not None) == (engine in {"vllm", "sglang", "llamacpp"})
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"), [("engine", "tgi"), ("context_length", "long"), ("max_inflight_requests", "0")]
+)
+def test_a_parameter_that_says_nothing_is_refused_by_name(parameter: str, value: str) -> None:
+    parameters = {"engine": "tensorrtllm", parameter: value}
+    with pytest.raises(InvalidRequest) as raised:
+        openai.launch(configured(**parameters), runtime_dir="/run/t")
+    assert raised.value.param == parameter

@@ -13,6 +13,7 @@ import pytest
 
 from backends import vllm
 from backends.config import ModelConfig
+from backends.engine.continuation import by_flag
 from backends.errors import InvalidRequest, Unavailable
 from backends.model import Capability, Endpoints
 from tests.backends.continuing import goes_on_exactly
@@ -205,4 +206,4 @@ def test_the_pooling_engine_offers_what_its_capabilities_say() -> None:
 
 @pytest.mark.engine
 async def test_the_engine_goes_on_with_an_answer_begun_elsewhere(generator: Engine) -> None:
-    await goes_on_exactly(generator)
+    await goes_on_exactly(generator, by_flag)
