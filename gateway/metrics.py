@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from backends.engine.load import METRICS_PATHS
+from backends.engine.load import METRICS_PATHS, told_by
 from backends.engine.probe import get
 from backends.errors import ServingError
 from backends.model import Endpoint, State
@@ -129,7 +129,7 @@ class MetricsServer:
             for endpoint in status.endpoints
             if endpoint.state is State.READY
         ]
-        routes = [METRICS_PATHS.get(config.backend, _ENGINE_ROUTE) for config, _ in ready]
+        routes = [METRICS_PATHS.get(told_by(config), _ENGINE_ROUTE) for config, _ in ready]
         scrapes = (self._scrape(endpoint, route) for (_, endpoint), route in zip(ready, routes, strict=True))
         bodies = await asyncio.gather(*scrapes)
         answers = [(config.name, endpoint.id, body) for (config, endpoint), body in zip(ready, bodies, strict=True)]
