@@ -11,6 +11,7 @@ import msgspec
 from backends.engine import collecting, llamacpp_responses
 from backends.engine.continuation import Fields, by_prefill, continued
 from backends.engine.llamacpp_tools import MARK, CallEvents, demand, demands_a_tool
+from backends.engine.parameters import Parameters
 from backends.engine.rewriting import BORDER, Converter, Rewritten, UsageAtTheEnd, Whole, WithoutPreface, as_json
 from backends.errors import InvalidRequest, UnsupportedOperation
 from backends.model import OpenAIRequest, OpenAIResponse
@@ -25,8 +26,10 @@ _COLLECT = {
     _RESPONSES: collecting.response,
     _MESSAGES: collecting.message,
 }
-# Fields of `/v1/completions` that llama.cpp ignores, and the value that asks for nothing.
-_IGNORED = {"echo": b"false", "best_of": b"1", "suffix": b'""'}
+# What it ignores; all else it takes, or defaults as its server's arguments say.
+PARAMETERS = {
+    _COMPLETIONS: Parameters("llama.cpp", refused={"echo": (b"false",), "best_of": (b"1",), "suffix": (b'""',)})
+}
 # In falling order of what llama.cpp heeds when several are there.
 _CAPPED = ("n_predict", "max_completion_tokens", "max_tokens", "max_output_tokens")
 
@@ -128,9 +131,8 @@ class Adapter:
         elif request.path == _RESPONSES:
             changes |= llamacpp_responses.changes(_decode_fields(request.body))
         elif request.path == _COMPLETIONS:
-            for name, neutral in _IGNORED.items():
-                if bytes(getattr(asked, name)) not in {b"", b"null", neutral}:
-                    raise UnsupportedOperation(f"The model {request.model!r} in llama.cpp has no {name!r}.", param=name)
+            given = {"echo": asked.echo, "best_of": asked.best_of, "suffix": asked.suffix}
+            PARAMETERS[_COMPLETIONS].refuse(given, request.model)
         elif demands_a_tool(asked.tool_choice):
             raise UnsupportedOperation(
                 f"The model {request.model!r} in llama.cpp cannot be held to a tool in messages; it can in chat.",

@@ -21,6 +21,7 @@ DROPPED = b"x-tritium-dropped-params"
 """Header of an answer: the fields of its request that the engine has no word for, which were left out, by comma."""
 
 _NULL = b"null"
+_ABSENT = msgspec.Raw(b"")
 _log = logging.getLogger(__name__)
 _decode_fields = msgspec.json.Decoder(Fields).decode
 _decode_choices = msgspec.json.Decoder(list[str]).decode
@@ -45,8 +46,8 @@ class Parameters:
     def refuse(self, fields: Mapping[str, msgspec.Raw], model: str) -> None:
         """Raise `UnsupportedOperation` for a field that asks for what the engine has not."""
         for name, neutral in self.refused.items():
-            value = fields.get(name)
-            if value is not None and bytes(value) != _NULL and b"".join(bytes(value).split()) not in neutral:
+            value = bytes(fields.get(name, _ABSENT))
+            if value not in {b"", _NULL} and b"".join(value.split()) not in neutral:
                 raise UnsupportedOperation(
                     f"The model {model!r} is served by {self.engine}, which has no {name!r}.", param=name
                 )

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import msgspec
 
 from backends.engine import collecting
 from backends.engine.continuation import Fields, continued
+from backends.engine.parameters import Parameters, changed, tell_dropped
 from backends.engine.rewriting import Rewritten, UsageAtTheEnd, as_json
-from backends.errors import UnsupportedOperation
 from backends.model import OpenAIRequest, OpenAIResponse
 
 _COLLECT = {"/v1/chat/completions": collecting.chat, "/v1/completions": collecting.completion}
 
-# Taken from the first request for all that follow, in continuous batching (transformers 5.23): left to the model.
-_SAMPLING = ("temperature", "top_p", "seed", "frequency_penalty", "logit_bias", "generation_config")
-# Ignored by the engine: an answer would not be what was asked for, unless the value asks for nothing.
-_REFUSED = {
-    "n": ("1",),
-    "logprobs": ("false",),
-    "top_logprobs": ("0",),
-    "stop": ("[]",),
-    "echo": ("false",),
-    "best_of": ("1",),
-    "suffix": ('""',),
-    "response_format": ('{"type":"text"}',),
-    "tool_choice": ('"auto"',),
-}
+PARAMETERS = Parameters(
+    "transformers",
+    # Ignored by the engine.
+    refused={
+        "n": (b"1",),
+        "logprobs": (b"false",),
+        "top_logprobs": (b"0",),
+        "stop": (b"[]",),
+        "echo": (b"false",),
+        "best_of": (b"1",),
+        "suffix": (b'""',),
+        "response_format": (b'{"type":"text"}',),
+        "tool_choice": (b'"auto"',),
+    },
+    # Taken from the first request for all that follow, in continuous batching (transformers 5.23).
+    dropped=frozenset({"temperature", "top_p", "seed", "frequency_penalty", "logit_bias", "generation_config"}),
+)
 
-_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_fields = msgspec.json.Decoder(Fields).decode
 
 
 class Adapter:
@@ -39,19 +40,15 @@ class Adapter:
         if request.path not in _COLLECT:
             return request
         fields = _decode_fields(request.body)
-        for key, neutral in _REFUSED.items():
-            value = bytes(fields.pop(key, msgspec.Raw(b"null"))).decode()
-            if value != "null" and "".join(value.split()) not in neutral:
-                raise UnsupportedOperation(
-                    f"The model {request.model!r} is served by transformers, which has no {key!r}.", param=key
-                )
-        for key in _SAMPLING:
-            fields.pop(key, None)
+        dropped = PARAMETERS.apply(fields, request.model)
         fields["stream"] = msgspec.Raw(b"true")
-        return replace(request, body=msgspec.json.encode(fields))
+        return changed(request, fields, dropped, PARAMETERS.engine)
 
     def response(self, request: OpenAIRequest, response: OpenAIResponse) -> OpenAIResponse:
-        if request.path not in _COLLECT or response.status >= 400:
+        if request.path not in _COLLECT:
+            return response
+        tell_dropped(request, response)
+        if response.status >= 400:
             return response
         response.body = Rewritten(response.body, _Chunks(request.model))
         return response if request.stream else as_json(response, _COLLECT[request.path])

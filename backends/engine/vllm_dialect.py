@@ -1,4 +1,7 @@
-"""What vLLM says differently, bridged to what OpenAI says: once a request."""
+"""What vLLM says differently, bridged to what OpenAI says: once a request.
+
+It has no table of parameters: it takes all of OpenAI's, and ignores what it does not know.
+"""
 
 from __future__ import annotations
 
