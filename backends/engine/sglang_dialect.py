@@ -25,8 +25,11 @@ class Adapter:
         if request.path not in _PATHS or not any(body.find(mark) >= 0 for mark in _MARKS):
             return request
         fields = _decode_fields(body)
+        given = len(fields)
         constraint = take_constraint(fields)
         dropped = PARAMETERS.apply(fields, request.model)
+        if len(fields) == given:  # the words stand in a text
+            return request
         if constraint is not None:
             kind, value = constraint
             if kind == "json":
