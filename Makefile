@@ -18,7 +18,7 @@ ENGINES_DIR := $(or $(TRITIUM_ENGINES_DIR),.engines)
 PYTHON ?=
 export PYTHON
 
-.PHONY: serve test test-fast test-slow check format bench lock clean venv venv-dev weights test-weights engine-llamacpp engine-vllm engine-transformers engines
+.PHONY: serve test test-fast test-slow check format bench lock clean venv venv-dev weights test-weights engine-llamacpp engine-vllm engine-transformers engines services
 
 serve: venv weights engine-$(ENGINE)
 	@exec .venv/bin/tritium serve --model-repository model_repository \
@@ -29,7 +29,7 @@ test: test-fast test-slow
 test-fast: venv-dev
 	@.venv/bin/python -m pytest -m "not engine and not slow and not gpu" $(ARGS)
 
-test-slow: venv-dev test-weights engines
+test-slow: venv-dev test-weights engines services
 	@.venv/bin/python -m pytest -m "engine or slow" $(ARGS)
 
 check: venv-dev
@@ -75,6 +75,9 @@ $(CONVERTED): | weights
 engines: weights
 	@$(MAKE) --no-print-directory engine-vllm || { test -z "$${CI:-}"; }
 	@$(MAKE) --no-print-directory engine-transformers || { test -z "$${CI:-}"; }
+
+services:
+	@deploy/test-services.sh || { test -z "$${CI:-}"; }
 
 # Every package anew, within the bounds of pyproject.toml.
 lock:

@@ -44,6 +44,12 @@ class NotAuthenticated(ServingError):
     code = "invalid_api_key"
 
 
+class NotPermitted(ServingError):
+    """Whoever asks may not have this, whichever key they bring."""
+
+    code = "not_permitted"
+
+
 class ModelNotFound(ServingError):
     """No model of that name; the message lists the nearest names."""
 
@@ -84,6 +90,16 @@ class Overloaded(Unavailable):
     """Every permit and every queue place of the model is taken."""
 
     code = "overloaded"
+
+
+class RateLimited(ServingError):
+    """A limit of the tenant's is reached. `is_final`: the request asks for more than it could ever have."""
+
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None, is_final: bool = False) -> None:
+        super().__init__(message, retry_after_seconds=retry_after_seconds)
+        self.is_final = is_final
 
 
 class UpstreamError(ServingError):

@@ -11,32 +11,68 @@ import msgspec
 from backends.errors import InvalidRequest
 from backends.model import Capability
 
+# JSON in English has about four bytes a token.
+_BYTES_A_TOKEN = 4
+_MOST_TOKENS = 1 << 40
+
 
 @dataclass(slots=True)
 class Call:
-    """What the gateway needs of a request body. `strip_usage`: the usage chunk is ours, not the client's."""
+    """What the gateway needs of a request body.
+
+    `strip_usage`: the usage chunk is ours, not the client's. `output_tokens` is how long its answers may become
+    together, None where it does not say. `cache_salt` is the client's own.
+    """
 
     model: str
     body: bytes
     stream: bool = False
     strip_usage: bool = False
+    output_tokens: int | None = None
+    cache_salt: object = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """A guess, from the length of the body."""
+        return len(self.body) // _BYTES_A_TOKEN
 
 
 T = TypeVar("T")
 
 
-class _Peek(msgspec.Struct):
+class Peek(msgspec.Struct):
+    """The fields that are looked at. Those that an engine judges are taken as they come."""
+
     model: str | None = None
     stream: bool | None = None
+    max_tokens: object = None
+    max_completion_tokens: object = None
+    max_output_tokens: object = None
+    n: object = None
+    cache_salt: object = None
+
+    def output_tokens(self) -> int | None:
+        """The limit, under the name that the family has for it, times the answers asked for."""
+        limit = self.max_completion_tokens or self.max_tokens or self.max_output_tokens
+        if not isinstance(limit, int) or isinstance(limit, bool):
+            return None
+        answers = self.n if isinstance(self.n, int) else 1
+        return min(max(0, limit) * max(1, answers), _MOST_TOKENS)
 
 
-_decode_peek = msgspec.json.Decoder(_Peek).decode
+_decode_peek = msgspec.json.Decoder(Peek).decode
 
 
 def read_call(body: bytes) -> Call:
-    """`model` and `stream` of a request body, which passes on untouched. Raises `InvalidRequest`."""
+    """What is looked at of a request body, which passes on untouched. Raises `InvalidRequest`."""
     peek = decode(_decode_peek, body)
-    return Call(named(peek.model), body, bool(peek.stream))
+    return Call(
+        named(peek.model),
+        body,
+        bool(peek.stream),
+        output_tokens=peek.output_tokens(),
+        cache_salt=peek.cache_salt,
+    )
 
 
 def decode(decoder: Callable[[bytes], T], body: bytes) -> T:
@@ -68,6 +104,10 @@ def data_event(envelope: dict[str, Any]) -> bytes:
 def named_event(envelope: dict[str, Any]) -> bytes:
     """The same for families with named events (Messages, Responses): `event: error`."""
     return b"event: error\ndata: " + msgspec.json.encode(envelope) + b"\n\n"
+
+
+GENERATING = frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.RESPONSES, Capability.MESSAGES})
+"""The operations whose answers are tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,12 @@ TABLE: tuple[tuple[type[ServingError], int, str], ...] = (
     (errors.BodyTooLarge, 413, "invalid_request_error"),
     (errors.InvalidRequest, 400, "invalid_request_error"),
     (errors.NotAuthenticated, 401, "authentication_error"),
+    (errors.NotPermitted, 403, "permission_error"),
     (errors.ModelNotFound, 404, "invalid_request_error"),
     (errors.NotFound, 404, "invalid_request_error"),
     (errors.DeadlineExceeded, 504, "timeout_error"),
     (errors.Overloaded, 429, "rate_limit_error"),
+    (errors.RateLimited, 429, "rate_limit_error"),
     (errors.Unavailable, 503, "service_unavailable_error"),
     (errors.UpstreamTimeout, 504, "timeout_error"),
     (errors.UpstreamError, 502, "server_error"),
@@ -59,6 +61,8 @@ def render(error: ServingError) -> tuple[int, Headers, bytes]:
         headers.append((b"retry-after-ms", b"%d" % max(1, round(wait * 1000))))
     if isinstance(error, errors.NotAuthenticated):
         headers.append((b"www-authenticate", b"Bearer"))  # a 401 must name a scheme (RFC 9110 §15.5.2)
+    if isinstance(error, errors.RateLimited) and error.is_final:
+        headers.append((b"x-should-retry", b"false"))
     if isinstance(error, errors.DeadlineExceeded):
         headers.append((b"x-should-retry", b"false"))  # the client's time is up: the SDK would spend it again
     return status_and_type(error)[0], headers, body

@@ -24,6 +24,8 @@ from backends.model import Endpoint, State
 from gateway.exposition import DEAD, engine_families, fold, gateway_families
 from gateway.snapshot import ModelStatus
 from gateway.telemetry import Payload
+from gateway.tenant_labels import TenantLabels
+from gateway.tenant_metrics import sums
 
 _ENGINE_ROUTE = "/metrics"
 _ENGINE_SECONDS = 2.0
@@ -60,7 +62,8 @@ class Ledger:
 class MetricsServer:
     """HTTP on the metrics port: `/metrics`, `/metrics/engines`, `/health`. Bound once `start` has returned.
 
-    `counters` asks the server processes: (process index, or `DEAD` before it, and payload) each.
+    `counters` asks the server processes: (process index, or `DEAD` before it, and payload) each. `tenant_labels` is how
+    many tenants have a label of their own.
     """
 
     def __init__(
@@ -70,12 +73,14 @@ class MetricsServer:
         counters: Callable[[], Awaitable[list[tuple[str, bytes]]]],
         statuses: Callable[[], Sequence[ModelStatus]],
         version: str,
+        tenant_labels: int = 0,
     ) -> None:
         self.host = host
         self.port = port
         self._counters = counters
         self._statuses = statuses
         self._version = version
+        self._tenants = TenantLabels(tenant_labels)
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -118,6 +123,7 @@ class MetricsServer:
         parts = [(key, _decode(payload)) for key, payload in await self._counters()]
         registry = CollectorRegistry()
         registry.register(_Families(gateway_families(parts, self._statuses(), self._version)))
+        registry.register(_Families(self._tenants.families(sums(payload.tenants for _, payload in parts))))
         ProcessCollector(registry=registry)
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), headers={"content-type": content_type})

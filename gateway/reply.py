@@ -25,10 +25,11 @@ _FAREWELL_SECONDS = 2.0
 class Reply:
     """What goes out. `status` is 0 until the head did; after that an error can only be an event of the stream.
 
-    `told`: an error event of the engine's own went out, so that nothing is to be added.
+    `told`: an error event of the engine's own went out, so that nothing is to be added. `fields` are ours, and go out
+    with any head.
     """
 
-    __slots__ = ("_dialect", "_request_id", "send", "status", "told", "wire")
+    __slots__ = ("_dialect", "_request_id", "fields", "send", "status", "told", "wire")
 
     def __init__(self, dialect: Dialect, request_id: bytes, wire: Wire, send: Send) -> None:
         self._dialect = dialect
@@ -37,6 +38,7 @@ class Reply:
         self.send = send
         self.status = 0
         self.told = False
+        self.fields: Headers = ()
 
     async def start(self, status: int, headers: Headers) -> None:
         self.status = status
@@ -89,5 +91,5 @@ class Reply:
         self.wire.chunk(_KEEP_ALIVE)
 
     def _head(self, status: int, headers: Headers) -> dict[str, Any]:
-        fields = [*headers, (b"x-request-id", self._request_id)]
+        fields = [*headers, *self.fields, (b"x-request-id", self._request_id)]
         return {"type": "http.response.start", "status": status, "headers": fields}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.dialect import Call, decode, named
+from gateway.dialect import Call, Peek, decode, named
 
 _FORCED = b'"stream_options":{"include_usage":true},'
 
@@ -13,9 +13,7 @@ class _Options(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class _Peek(msgspec.Struct):
-    model: str | None = None
-    stream: bool | None = None
+class _Peek(Peek):
     stream_options: _Options | msgspec.UnsetType | None = msgspec.UNSET
 
 
@@ -30,17 +28,24 @@ def read_generation(body: bytes) -> Call:
     else touched; `stream_options` without usage: that one field rebuilt. Raises `InvalidRequest`.
     """
     peek = decode(_decode_peek, body)
-    model = named(peek.model)
-    if not peek.stream:
-        return Call(model, body)
+    call = Call(
+        named(peek.model),
+        body,
+        bool(peek.stream),
+        output_tokens=peek.output_tokens(),
+        cache_salt=peek.cache_salt,
+    )
     options = peek.stream_options
+    if not call.stream or (isinstance(options, _Options) and options.include_usage):
+        return call
+    call.strip_usage = True
     if options is msgspec.UNSET:
         start = body.index(b"{") + 1
-        return Call(model, b"%b%b%b" % (body[:start], _FORCED, body[start:]), stream=True, strip_usage=True)
-    if isinstance(options, _Options) and options.include_usage:
-        return Call(model, body, stream=True)
+        call.body = b"%b%b%b" % (body[:start], _FORCED, body[start:])
+        return call
     fields = _decode_fields(body)
     kept = _decode_fields(fields["stream_options"]) if options is not None else {}
     kept["include_usage"] = msgspec.Raw(b"true")
     fields["stream_options"] = msgspec.Raw(msgspec.json.encode(kept))
-    return Call(model, msgspec.json.encode(fields), stream=True, strip_usage=True)
+    call.body = msgspec.json.encode(fields)
+    return call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from backends.errors import InvalidRequest
 from gateway.dialect import Call, data_event, named_event, read_call
+from gateway.stream_options import read_generation
 
 
 @pytest.mark.parametrize(
@@ -78,3 +80,12 @@ def test_an_error_event_is_one_event_in_the_form_of_its_family() -> None:
     name, _, data = named.partition(b"\n")
     assert name == b"event: error"
     assert json.loads(data.removeprefix(b"data: ")) == envelope
+
+
+@pytest.mark.parametrize("reader", [read_call, read_generation])
+@pytest.mark.parametrize("limit", ['"many"', "1e3", "null", "[1]", "true", "99999999999999999999999999"])
+def test_a_limit_that_is_for_the_engine_to_judge_is_no_error_of_ours(
+    reader: Callable[[bytes], Call], limit: str
+) -> None:
+    call = reader(f'{{"model":"m","max_tokens":{limit},"n":{limit},"cache_salt":{limit}}}'.encode())
+    assert call.output_tokens is None or 0 < call.output_tokens <= 1 << 40

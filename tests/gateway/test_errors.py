@@ -18,6 +18,7 @@ EXPECTED: dict[type[ServingError], tuple[int, str]] = {
     errors.InvalidRequest: (400, "invalid_request_error"),
     errors.BodyTooLarge: (413, "invalid_request_error"),
     errors.NotAuthenticated: (401, "authentication_error"),
+    errors.NotPermitted: (403, "permission_error"),
     errors.ModelNotFound: (404, "invalid_request_error"),
     errors.NotFound: (404, "invalid_request_error"),
     errors.UnsupportedOperation: (400, "invalid_request_error"),
@@ -25,6 +26,7 @@ EXPECTED: dict[type[ServingError], tuple[int, str]] = {
     errors.Unavailable: (503, "service_unavailable_error"),
     errors.ModelNotReady: (503, "service_unavailable_error"),
     errors.Overloaded: (429, "rate_limit_error"),
+    errors.RateLimited: (429, "rate_limit_error"),
     errors.UpstreamError: (502, "server_error"),
     errors.UpstreamTimeout: (504, "timeout_error"),
     errors.UpstreamProtocolError: (502, "server_error"),
@@ -87,6 +89,11 @@ def test_without_a_known_wait_none_is_told() -> None:
 def test_a_passed_deadline_is_not_to_be_tried_again() -> None:
     assert (b"x-should-retry", b"false") in render(errors.DeadlineExceeded("Too late."))[1]
     assert not any(name == b"x-should-retry" for name, _ in render(errors.Overloaded("Full."))[1])
+
+
+def test_what_is_over_a_limit_by_itself_is_not_to_be_tried_again() -> None:
+    assert (b"x-should-retry", b"false") in render(errors.RateLimited("Too much.", is_final=True))[1]
+    assert (b"retry-after", b"3") in render(errors.RateLimited("Too many.", retry_after_seconds=2.5))[1]
 
 
 def test_who_gave_no_known_key_is_told_the_scheme() -> None:

@@ -66,6 +66,24 @@ async def test_a_stream_has_the_engines_fields_ours_and_the_request_id() -> None
     assert client.reply.status == 200
 
 
+async def test_fields_of_ours_go_out_with_any_head() -> None:
+    ours = [(b"x-ratelimit-limit-requests", b"5")]
+    heads = []
+    for way in ("stream", "whole", "fail", "keep-alive"):
+        client = Client()
+        client.reply.fields = ours
+        if way == "stream":
+            await client.reply.start_stream(200, [])
+        elif way == "whole":
+            await client.reply.whole(200, [], b"{}")
+        elif way == "fail":
+            await client.reply.fail(Overloaded("Full."), close=False)
+        else:
+            client.reply.keep_alive()
+        heads.append(client.heard[0][1])
+    assert all(head[b"x-ratelimit-limit-requests"] == b"5" for head in heads)
+
+
 async def test_an_answer_in_one_piece_has_its_length() -> None:
     client = Client()
     await client.reply.whole(201, [(b"content-type", b"application/json")], b"{}")

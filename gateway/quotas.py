@@ -1,0 +1,151 @@
+"""Limits over time: what a request may cost is reserved before it runs, and settled to what it did cost."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from time import time
+
+from backends.errors import RateLimited, Unavailable
+from backends.model import Headers
+from gateway.cost import Cost
+from gateway.counters import Counters
+from gateway.tenants import Tenant, Window
+
+
+class Reservation:
+    """What was counted for one request before it ran. `fields` go out with its answer.
+
+    `refusal` says why it may not run, and then nothing is reserved; else `settle` follows, once.
+    """
+
+    __slots__ = ("_counted", "_counters", "_has_place", "_tenant", "_tokens", "fields", "refusal")
+
+    def __init__(self, counters: Counters | None, tenant: str, tokens: int) -> None:
+        self._counters = counters
+        self._tenant = tenant
+        self._tokens = tokens
+        self._has_place = False
+        self._counted: list[tuple[str, Window]] = []
+        self.fields: Headers = ()
+        self.refusal: RateLimited | None = None
+
+    def settle(self, tokens: int | None) -> None:
+        """It ran and cost so many tokens; or it did not run (None), and everything is given back."""
+        if self._counters is None:
+            return
+        requests, change = (-1, -self._tokens) if tokens is None else (0, tokens - self._tokens)
+        for key, window in self._counted:
+            amount = change if window.what == "tokens" else requests
+            if amount:
+                self._counters.adjust(key, window.seconds, amount)
+        if self._has_place:
+            self._counters.vacate(self._tenant)
+
+    async def take_place(self, limit: int) -> None:
+        """Take one of the tenant's streams. Raises `Unavailable`."""
+        assert self._counters is not None
+        self._has_place = await self._counters.occupy(self._tenant, limit)
+        if not self._has_place:
+            self.refusal = RateLimited(
+                f"Tenant {self._tenant!r} has {limit} streams under way already, as many as it may."
+            )
+
+    async def count(self, windows: Sequence[Window]) -> None:
+        """Count the request in these windows, or say how long to wait until all of them have room.
+
+        Raises `Unavailable`.
+        """
+        assert self._counters is not None
+        now = time()
+        waits: list[tuple[float, Window, int]] = []
+        fields: dict[str, tuple[Window, int, float]] = {}
+        for window in windows:
+            index, left = window.at(now)
+            key = f"{self._tenant}/{window.what}/{window.seconds}/{index}"
+            amount = self._amount(window)
+            total = await self._counters.incr(key, window.seconds, amount)
+            self._counted.append((key, window))
+            if total > window.limit:
+                waits.append((left, window, total - amount))
+            fields.setdefault(window.what, (window, total, left))
+        if waits:
+            self.refusal = self._refusal(*max(waits, key=lambda wait: wait[0]))
+        # Counters of a refused request are given back, so what it asked for is not used up.
+        self.fields = [
+            field
+            for window, total, left in fields.values()
+            for field in _fields(window, total - (self._amount(window) if waits else 0), left)
+        ]
+
+    def _amount(self, window: Window) -> int:
+        return self._tokens if window.what == "tokens" else 1
+
+    def _refusal(self, left: float, window: Window, used: int) -> RateLimited:
+        asked = self._amount(window)
+        per = {60: "minute", 86400: "day"}[window.seconds]
+        message = (
+            f"Tenant {self._tenant!r} has reached its limit of {window.limit} {window.what} a {per}: "
+            f"{used} used, {asked} asked for."
+        )
+        if asked > window.limit:
+            return RateLimited(f"{message} One request may not ask for more than the limit.", is_final=True)
+        return RateLimited(f"{message} Try again in {duration(left)}.", retry_after_seconds=left)
+
+
+NOTHING = Reservation(None, "", 0)
+"""The reservation of who has no limits."""
+
+
+class Quotas:
+    """The limits of tenants. Where they cannot be counted, `fails_open` lets requests in."""
+
+    def __init__(self, counters: Counters, *, fails_open: bool) -> None:
+        self.counters = counters
+        self._fails_open = fails_open
+
+    async def reserve(self, tenant: Tenant, cost: Cost) -> Reservation:
+        """Count a request with its estimated tokens.
+
+        A count is taken first and given back if it was too much: what is let in never goes over a limit, whoever
+        counts at the same time. Raises `Unavailable` where there is no counting and that means no.
+        """
+        reservation = Reservation(self.counters, tenant.name, _estimate(tenant, cost))
+        try:
+            if cost.stream and tenant.concurrent_streams is not None:
+                await reservation.take_place(tenant.concurrent_streams)
+            if reservation.refusal is None:
+                await reservation.count(tenant.windows)
+        except asyncio.CancelledError:
+            reservation.settle(None)
+            raise
+        except Unavailable:
+            if not self._fails_open:
+                reservation.settle(None)
+                raise
+        if reservation.refusal is not None:
+            reservation.settle(None)
+        return reservation
+
+
+def _estimate(tenant: Tenant, cost: Cost) -> int:
+    # A guess of ours must not be what makes a request too large for ever.
+    limit = min((window.limit for window in tenant.windows if window.what == "tokens"), default=0)
+    return max(cost.asked_tokens, min(cost.tokens, limit))
+
+
+def duration(seconds: float) -> str:
+    """Whole seconds, rounded up, as OpenAI writes them: `1s`, `6m0s`, `23h59m1s`."""
+    minutes, rest = divmod(max(1, math.ceil(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + f"{rest}s"
+
+
+def _fields(window: Window, total: int, left: float) -> Headers:
+    what = window.what.encode()
+    return (
+        (b"x-ratelimit-limit-%b" % what, b"%d" % window.limit),
+        (b"x-ratelimit-remaining-%b" % what, b"%d" % max(0, window.limit - total)),
+        (b"x-ratelimit-reset-%b" % what, duration(left).encode()),
+    )
