@@ -79,7 +79,8 @@ def changed(request: OpenAIRequest, fields: Fields, dropped: Sequence[str], engi
 
 def tell_dropped(request: OpenAIRequest, response: OpenAIResponse) -> None:
     """Name to the client what `changed` left out."""
-    response.headers = [*response.headers, *(each for each in request.headers if each[0] == DROPPED)]
+    if dropped := [each for each in request.headers if each[0] == DROPPED]:
+        response.headers = [*response.headers, *dropped]
 
 
 def take_constraint(fields: Fields) -> tuple[str, msgspec.Raw] | None:
