@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,16 +23,19 @@ NOT_SERVED = "not served"
 
 def list_models(server: Server, repositories: Sequence[Path], config_name: str, output: Console) -> None:
     """A table of the models of a running server, or of the repositories where no server answers."""
+    columns: tuple[str, ...]
     try:
         rows = _served(server)
+        columns = ("model", "state", "backend", "context", "endpoints", "capabilities")
     except NoAnswer:
+        columns = ("model", "state", "backend")
         rows = _stored(repositories, config_name)
     if not output.is_terminal:
         for row in rows:
             print("\t".join(row))
         return
     table = Table(box=None, header_style="bold")
-    for column in ("model", "state", "backend", "context", "capabilities"):
+    for column in columns:
         table.add_column(column)
     for row in rows:
         table.add_row(*row)
@@ -59,6 +62,12 @@ def show_model(name: str, server: Server, repositories: Sequence[Path], config_n
         facts["arguments"] = config.arguments
     for key, value in facts.items():
         print(f"{key}: {_plain(value)}")
+
+
+def control_model(server: Server, name: str, action: str) -> None:
+    """Have a running server load, unload or drain a model, and say what it is now. Raises `ServerError`."""
+    answer = server.post(f"/admin/models/{quote(name, safe='')}/{action}")
+    print(f"{answer['name']}: {answer['state']}")
 
 
 def pull_model(name: str, repositories: Sequence[Path], output: Console) -> None:
@@ -101,10 +110,16 @@ def _served(server: Server) -> list[tuple[str, ...]]:
             str(model.get("state", "")),
             str(model.get("backend", "")),
             str(model.get("context_length") or model.get("max_model_len") or ""),
+            _ready(model.get("endpoints", {})),
             " ".join(model.get("capabilities", ())),
         )
         for model in server.get("/v1/models")["data"]
     ]
+
+
+def _ready(states: Mapping[str, int]) -> str:
+    """How many endpoints are ready of how many, as in 2/3; nothing where the server does not tell."""
+    return f"{states.get('READY', 0)}/{sum(states.values())}" if states else ""
 
 
 def _stored(repositories: Sequence[Path], config_name: str) -> list[tuple[str, ...]]:
@@ -112,9 +127,9 @@ def _stored(repositories: Sequence[Path], config_name: str) -> list[tuple[str, .
     for model in load(repositories, config_name or None):
         if isinstance(model, ModelConfig):
             state = "weights not fetched" if missing(Path(model.path).parent) else NOT_SERVED
-            rows.append((model.name, state, model.backend, "", ""))
+            rows.append((model.name, state, model.backend))
         else:
-            rows.append((model.name, model.reason, "", "", ""))
+            rows.append((model.name, model.reason, ""))
     return rows
 
 

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from backends.engine import guard
 from gateway.channel import Channel, ChannelError
-from gateway.snapshot import Counters, Drain, Scrape, Serving, Snapshot
+from gateway.snapshot import Account, Ask, Counters, Drain, Inspect, Loads, Reload, Scrape, Serving, Snapshot, Told
 
 _logger = logging.getLogger(__name__)
 
@@ -36,6 +36,10 @@ class Ledger(Protocol):
     def bury(self, key: str) -> None:
         """The process has ended: what it counted stays, its successor starts anew."""
         ...
+
+
+Answer = Callable[[Ask], Awaitable[Told]]
+"""How what a server process asks is answered; raises nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class ServerChild:
     """One server process on its own listening socket, from life to life; `run` is the whole of it.
 
     The socket stays open here as well, so that connections wait for the next life in its queue.
-    `serving` is set while it accepts connections. What it counts goes to `ledger`.
+    `serving` is set while it accepts connections. What it counts goes to `ledger`; what it asks, `answer` answers.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class ServerChild:
         settings_json: str,
         argv: Sequence[str] = SERVER_ARGV,
         timing: Timing | None = None,
+        answer: Answer | None = None,
     ) -> None:
         self.index = index
         self.serving = asyncio.Event()
@@ -77,6 +82,7 @@ class ServerChild:
         self._listener = listener
         self._snapshot = snapshot
         self._ledger = ledger
+        self._answer = answer
         self._argv = argv
         self._environment = {SETTINGS_VARIABLE: settings_json}
         self._timing = timing or Timing()
@@ -89,6 +95,18 @@ class ServerChild:
         if self._life is not None:
             self._life.changed.set()
 
+    def tell(self, message: Loads | Reload) -> None:
+        """Pass a message on; of several of one kind within one turn of the loop the last one is sent."""
+        if self._life is not None:
+            self._life.posts[type(message)] = message
+            self._life.changed.set()
+
+    async def inspect(self, timeout_seconds: float, decisions: int = 0) -> Account | None:
+        """Ask for an account of what is under way; None where it gave none in time."""
+        life = self._life
+        answer = None if life is None else await life.ask(Inspect(life.number(), decisions), timeout_seconds)
+        return answer if isinstance(answer, Account) else None
+
     def drain(self, seconds: float) -> None:
         """Have it take no new work, finish what is under way within `seconds` and exit; `run` then returns."""
         self._drain_seconds = seconds
@@ -96,7 +114,8 @@ class ServerChild:
 
     async def collect(self, timeout_seconds: float) -> bool:
         """Ask for its counters, for the ledger; whether it answered in time."""
-        return self._life is not None and await self._life.answers(timeout_seconds)
+        life = self._life
+        return life is not None and await life.ask(Scrape(life.number()), timeout_seconds) is not None
 
     async def run(self) -> None:
         """Keep it running until it has drained, or until it was started in vain too often.
@@ -130,7 +149,7 @@ class ServerChild:
             ours.close()
             raise
         channel = await Channel.open(ours)
-        self._life = life = _Life(process, channel, self._ledger, str(self.index), self.serving)
+        self._life = life = _Life(process, channel, self._ledger, str(self.index), self.serving, self._answer)
         self.pid = process.pid
         try:
             return await life.run(self._snapshot, self._wait_for_drain, self._timing)
@@ -161,16 +180,28 @@ class ServerChild:
 class _Life:
     """What goes over the channel while one process lives."""
 
-    def __init__(self, process: Process, channel: Channel, ledger: Ledger, key: str, serving: asyncio.Event) -> None:
+    def __init__(
+        self,
+        process: Process,
+        channel: Channel,
+        ledger: Ledger,
+        key: str,
+        serving: asyncio.Event,
+        answer: Answer | None,
+    ) -> None:
         self.changed = asyncio.Event()
         self.changed.set()
+        self.posts: dict[type, Loads | Reload] = {}
+        self.number = itertools.count().__next__
+        """Of the next question to the process."""
         self._process = process
         self._channel = channel
         self._ledger = ledger
         self._key = key
         self._serving = serving
-        self._ids = itertools.count()
-        self._asked: dict[int, asyncio.Future[None]] = {}
+        self._answer = answer
+        self._asked: dict[int, asyncio.Future[Counters | Account]] = {}
+        self._answering: set[asyncio.Task[None]] = set()
 
     async def run(
         self, snapshot: Callable[[], Snapshot], wait_for_drain: Callable[[], Awaitable[float]], timing: Timing
@@ -190,24 +221,24 @@ class _Life:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             reasons = [task.result() for task in tasks if task in done]
         finally:
-            for task in tasks:
+            ending = {*tasks, *self._answering}
+            for task in ending:
                 task.cancel()
-            await asyncio.wait(tasks)
+            await asyncio.wait(ending)
         return reasons[0]
 
-    async def answers(self, timeout_seconds: float) -> bool:
-        """Ask for the counters; whether they came in time."""
-        number = next(self._ids)
-        answered = self._asked[number] = asyncio.get_running_loop().create_future()
+    async def ask(self, question: Scrape | Inspect, timeout_seconds: float) -> Counters | Account | None:
+        """The process's answer; None where it did not come in time."""
+        answered: asyncio.Future[Counters | Account] = asyncio.get_running_loop().create_future()
+        self._asked[question.id] = answered
         try:
             async with asyncio.timeout(timeout_seconds):
-                await self._channel.send(Scrape(number))
-                await answered
+                await self._channel.send(question)
+                return await answered
         except (TimeoutError, ConnectionError):
-            return False
+            return None
         finally:
-            del self._asked[number]
-        return True
+            del self._asked[question.id]
 
     async def _exit(self) -> str:
         status = await self._process.wait()
@@ -223,17 +254,33 @@ class _Life:
                 return str(error)
             if isinstance(message, Serving):
                 self._serving.set()
-            elif isinstance(message, Counters):
-                self._ledger.keep(self._key, message.payload)
+            elif isinstance(message, Counters | Account):
+                if isinstance(message, Counters):
+                    self._ledger.keep(self._key, message.payload)
                 if (answered := self._asked.get(message.id)) is not None and not answered.done():
-                    answered.set_result(None)
+                    answered.set_result(message)
+            elif isinstance(message, Ask) and self._answer is not None:
+                task = asyncio.create_task(self._reply(message, self._answer))
+                self._answering.add(task)
+                task.add_done_callback(self._answering.discard)
+
+    async def _reply(self, question: Ask, answer: Answer) -> None:
+        with suppress(ConnectionError):  # whoever asked has gone
+            await self._channel.send(await answer(question))
 
     async def _tell(self, snapshot: Callable[[], Snapshot]) -> str:
+        told: Snapshot | None = None
         try:
             while True:
                 await self.changed.wait()
                 self.changed.clear()
-                await self._channel.send(snapshot())
+                latest = snapshot()
+                if latest is not told:
+                    await self._channel.send(latest)
+                    told = latest
+                posts, self.posts = self.posts, {}
+                for message in posts.values():
+                    await self._channel.send(message)
         except ConnectionError:
             return await self._exit_or("closed its control channel")
 
@@ -254,7 +301,7 @@ class _Life:
         is_alive = True
         while is_alive:
             await asyncio.sleep(timing.ask_interval_seconds)
-            is_alive = await self.answers(timing.answer_seconds)
+            is_alive = await self.ask(Scrape(self.number()), timing.answer_seconds) is not None
         return await self._exit_or(f"did not answer within {timing.answer_seconds:g} s")
 
     async def _exit_or(self, reason: str) -> str:

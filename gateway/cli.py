@@ -32,7 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models = typer.Typer(help="What is served, what the repository holds, and its weights.", no_args_is_help=True)
+models = typer.Typer(
+    help="What is served and controlled, what the repository holds, and its weights.", no_args_is_help=True
+)
 app.add_typer(models, name="models")
 
 Url = Annotated[
@@ -195,6 +197,56 @@ def show_model(
 
     ours = _ours(model_repository, model_config_name)
     catalogue.show_model(name, _server(url, api_key, ours), ours.model_repository, ours.model_config_name)
+
+
+AdminKey = Annotated[
+    str,
+    typer.Option(
+        help="Key for the server's /admin; the API key by default.",
+        envvar="TRITIUM_ADMIN_KEY",
+        show_default=False,
+        metavar="KEY",
+    ),
+]
+
+
+@models.command("load")
+def load_model(
+    name: Annotated[str, typer.Argument(help="Name of the model.")],
+    url: Url = "",
+    api_key: Key = "",
+    admin_key: AdminKey = "",
+) -> None:
+    """Load a model into a running server, or load it anew under its changed configuration; wait until it serves."""
+    _control(name, "load", url, admin_key or api_key)
+
+
+@models.command("unload")
+def unload_model(
+    name: Annotated[str, typer.Argument(help="Name of the model.")],
+    url: Url = "",
+    api_key: Key = "",
+    admin_key: AdminKey = "",
+) -> None:
+    """Take a model out of a running server; wait until its streams are done and nothing of it runs."""
+    _control(name, "unload", url, admin_key or api_key)
+
+
+@models.command("drain")
+def drain_model(
+    name: Annotated[str, typer.Argument(help="Name of the model.")],
+    url: Url = "",
+    api_key: Key = "",
+    admin_key: AdminKey = "",
+) -> None:
+    """Have a model take no new work and stop its engines when idle; it stays listed, and loading it starts it again."""
+    _control(name, "drain", url, admin_key or api_key)
+
+
+def _control(name: str, action: str, url: str, key: str) -> None:
+    from gateway import catalogue
+
+    catalogue.control_model(_server(url, key, _ours()), name, action)
 
 
 @models.command("pull")

@@ -38,9 +38,19 @@ class Server:
 
     def get(self, path: str) -> Any:
         """The decoded JSON at `path`. Raises `ServerError`."""
+        return self._exchange("GET", path)
+
+    def post(self, path: str) -> Any:
+        """The decoded JSON that answers a POST without a body; it may take as long as a model takes to load.
+
+        Raises `ServerError`.
+        """
+        return self._exchange("POST", path)
+
+    def _exchange(self, method: str, path: str) -> Any:
         connection = self._connect()
         try:
-            return json.loads(self._ask(connection, "GET", path).read())
+            return json.loads(self._ask(connection, method, path).read())
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise ServerError(f"{self.url} broke off: {error}") from error
         finally:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 import msgspec
 
 from backends.config import ModelConfig
+from backends.engine import naming
+from backends.engine.naming import Naming
 from backends.engine.replicas import EngineModel
 from backends.errors import ModelNotFound, ModelNotReady, ServingError, UnsupportedOperation
-from backends.model import Capability, Endpoints, Models, State
+from backends.model import Capability, Endpoints, Load, Models, State
 from gateway.admission import Gate
 from gateway.snapshot import ModelStatus, Snapshot
 
@@ -28,12 +32,17 @@ _RESTART_SECONDS = 2.0
 
 @dataclass(slots=True)
 class Entry:
-    """One model in this server process. `model` is None where it cannot be used at all; `status.reason` says why."""
+    """One model in this server process. `model` is None where it cannot be used at all; `status.reason` says why.
+
+    `share` is how many requests one of its endpoints runs at once, None where nobody knows.
+    """
 
     status: ModelStatus
     model: EngineModel | None
     gate: Gate
     endpoints: Endpoints
+    naming: Naming = field(default_factory=Naming)
+    share: float | None = None
 
 
 class Registry:
@@ -47,40 +56,70 @@ class Registry:
         self._share = share
         self._max_queue_size = max_queue_size
         self._entries: dict[str, Entry] = {}
+        self._aliases: dict[str, str] = {}
+        self._retired: list[EngineModel] = []
+        self._loads: Mapping[str, Load] = {}
         self.settled = False
+        self.snapshot_number = 0
 
     def apply(self, snapshot: Snapshot) -> None:
-        """Take over a snapshot. An entry whose configuration is the same keeps its connections and its queue.
+        """Take over a snapshot; of several versions the last one. An unchanged configuration keeps its connections.
 
-        A model whose kind cannot connect to it becomes `FAILED` with the reason; the others are served.
+        A changed one keeps its queue, and requests under way keep the model that they have. A model whose kind cannot
+        connect to it becomes `FAILED` with the reason; the others are served.
         """
         self.settled = snapshot.settled
         before = self._entries
         entries = {}
-        for status in snapshot.models:
-            name = status.config.name
+        for name, status in {status.config.name: status for status in snapshot.models}.items():
             entry = before.get(name)
             if entry is not None and entry.model is not None and entry.status.config == status.config:
                 entry.status = status
                 entry.endpoints.current = status.endpoints
             else:
                 entry = self._load(status, entry)
+            entry.gate.resize(self._permits(entry))
             entries[name] = entry
         self._entries = entries
+        self._aliases = {alias: name for name, entry in entries.items() for alias in entry.naming.aliases}
+        self.snapshot_number = snapshot.number
+        self._retired = [model for model in self._retired if any(model.replicas.work().values())]
         for name, entry in before.items():
             if entry.model is not None and entries.get(name) is not entry:
+                self._retired.append(entry.model)
                 entry.model.close()
+                if name not in entries:
+                    entry.endpoints.current = ()
+
+    def hear(self, loads: Mapping[str, Load]) -> None:
+        """What engines say of their own work, by endpoint id."""
+        self._loads = loads
+        for entry in self._entries.values():
+            entry.endpoints.loads = loads
+
+    def work(self) -> Counter[str]:
+        """Requests under way, by the address of their endpoint; those of models that were replaced included."""
+        counts: Counter[str] = Counter()
+        models = [entry.model for entry in self._entries.values() if entry.model is not None]
+        for model in (*models, *self._retired):
+            counts.update(model.replicas.work())
+        return counts
+
+    def served_name(self, name: str) -> str:
+        """The model's own name where `name` is an alias."""
+        return self._aliases.get(name, name)
 
     def entries(self) -> Mapping[str, Entry]:
         return self._entries
 
     def find(self, name: str) -> Entry:
         """Raises `ModelNotFound` listing the nearest names."""
-        entry = self._entries.get(name)
+        entry = self._entries.get(self._aliases.get(name, name))
         if entry is None:
             # A name may be as long as a body may: neither compared nor repeated at that length.
             name = name if len(name) <= _NAME_CHARACTERS else f"{name[:_NAME_CHARACTERS]}…"
-            near = get_close_matches(name, self._entries, _NEAREST, 0.4) or sorted(self._entries)[:_NEAREST]
+            known = [*self._entries, *self._aliases]
+            near = get_close_matches(name, known, _NEAREST, 0.4) or sorted(self._entries)[:_NEAREST]
             hint = f" Nearest: {', '.join(near)}." if near else " No model is loaded."
             raise ModelNotFound(f"The model '{name}' does not exist.{hint}", param="model")
         return entry
@@ -92,7 +131,12 @@ class Registry:
     def offering(self, name: str, capability: Capability) -> tuple[Entry, EngineModel]:
         """The entry and its model. Raises `ModelNotFound`, `UnsupportedOperation`, `ModelNotReady`."""
         entry = self.find(name)
+        return entry, self.usable(entry, capability)
+
+    def usable(self, entry: Entry, capability: Capability) -> EngineModel:
+        """The model of an entry. Raises `UnsupportedOperation`, `ModelNotReady`."""
         model = self._usable(entry)
+        name = entry.status.config.name
         if capability not in model.capabilities:
             offered = ", ".join(sorted(item.value for item in model.capabilities))
             raise UnsupportedOperation(
@@ -104,7 +148,12 @@ class Registry:
             raise ModelNotReady(
                 f"The model '{name}' is not ready ({status.state.value}){reason}.", retry_after_seconds=_RESTART_SECONDS
             )
-        return entry, model
+        return model
+
+    def offers(self, name: str, capability: Capability) -> bool:
+        """Whether there is a model of this name that can do it, ready or not."""
+        entry = self._entries.get(self._aliases.get(name, name))
+        return entry is not None and entry.model is not None and capability in entry.model.capabilities
 
     def connections(self) -> dict[str, tuple[int, int]]:
         """Upstream connections by model: (in use, idle)."""
@@ -122,17 +171,30 @@ class Registry:
         return entry.model
 
     def _load(self, status: ModelStatus, before: Entry | None) -> Entry:
-        endpoints = Endpoints(status.endpoints)
         config = status.config
+        if before is not None and before.status.config.backend == config.backend:
+            endpoints = before.endpoints  # requests that wait for their permit find the endpoints of now
+            endpoints.current = status.endpoints
+        else:
+            endpoints = Endpoints(status.endpoints, self._loads)
         model = None
+        names = Naming()
         if config.backend and status.endpoints:
             try:
+                names = naming.read(config)
                 model = self._connect_kind(config.backend)(config, endpoints, self)
             except ServingError as error:
                 status = msgspec.structs.replace(status, state=State.FAILED, reason=error.message)
                 if before is None or before.status.reason != error.message:
                     _log.warning("%s: %s", config.name, error.message)
-        permits = None if model is None else model.parallelism
-        if permits is not None:
-            permits = max(1, -(-permits // self._share))  # rounded up: an engine queues the odd one itself
-        return Entry(status, model, Gate(config.name, permits, self._max_queue_size), endpoints)
+        parallelism = None if model is None else model.parallelism
+        share = None if parallelism is None else parallelism / max(1, len(status.endpoints))
+        gate = Gate(config.name, None, self._max_queue_size) if before is None else before.gate
+        return Entry(status, model, gate, endpoints, names, share)
+
+    def _permits(self, entry: Entry) -> int | None:
+        """This process's part of what the endpoints run at once, rounded up: an engine queues the odd one itself."""
+        if entry.share is None:
+            return None
+        live = sum(endpoint.state is not State.DRAINING for endpoint in entry.status.endpoints)
+        return max(1, math.ceil(entry.share * max(1, live) / self._share))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from backends.config import ModelConfig
-from backends.model import Endpoint, State
+from backends.model import Endpoint, Load, State
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
@@ -25,6 +27,18 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
     models: tuple[ModelStatus, ...]
     settled: bool
     """Whether every model has been loaded or has failed once since the start."""
+    number: int = 0
+    """Counts the snapshots, so that an account can say which one it was made under."""
+
+
+class Loads(msgspec.Struct, frozen=True, tag="loads"):
+    """Supervisor → server process: what engines say of their own work, by endpoint id; replaces those before."""
+
+    loads: dict[str, Load]
+
+
+class Reload(msgspec.Struct, frozen=True, tag="reload"):
+    """Supervisor → server process: read the files that you read yourself (API keys) once more."""
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
@@ -52,5 +66,51 @@ class Serving(msgspec.Struct, frozen=True, tag="serving"):
     pid: int
 
 
-ToServer = Snapshot | Drain | Scrape
-ToSupervisor = Counters | Serving
+class Inspect(msgspec.Struct, frozen=True, tag="inspect"):
+    """Supervisor → server process: give an account of what is under way, and of so many decisions."""
+
+    id: int
+    decisions: int = 0
+
+
+class Account(msgspec.Struct, frozen=True, tag="account"):
+    """Server process → supervisor: the answer to `Inspect`.
+
+    `in_flight` counts requests by their endpoint's address, `queues` those of a model that have a permit, and those
+    that wait for one by tenant. `decisions` are JSON objects, the newest last.
+    """
+
+    id: int
+    snapshot: int
+    in_flight: dict[str, int] = {}
+    queues: dict[str, Queue] = {}
+    decisions: list[bytes] = []
+
+
+class Queue(msgspec.Struct, frozen=True):
+    """One model's requests in one server process."""
+
+    running: int
+    waiting: dict[str, int]
+
+
+class Ask(msgspec.Struct, frozen=True, tag="ask"):
+    """Server process → supervisor: do or tell something; `subject` is a model's name, or how much of an answer."""
+
+    id: int
+    action: Action
+    subject: str = ""
+
+
+class Told(msgspec.Struct, frozen=True, tag="told"):
+    """Supervisor → server process: the answer to `Ask`, as JSON; or the class of the error and its message."""
+
+    id: int
+    answer: bytes = b""
+    error: str = ""
+    message: str = ""
+
+
+Action = Literal["load", "unload", "drain", "reload", "endpoints", "queue", "decisions", "models"]
+ToServer = Snapshot | Loads | Reload | Drain | Scrape | Inspect | Told
+ToSupervisor = Counters | Serving | Account | Ask

@@ -40,13 +40,12 @@ class EngineProcess:
     def __init__(self, id: str, command: Command, name: str, changed: asyncio.Event, patience: Patience) -> None:
         self.id = id
         self.address = command.address
-        self.weight = 1.0
+        self.command = command
         self.metrics = command.metrics
         self.status = Status(name, changed, command.context_length)
         self.pid: int | None = None
         """The guard's, while there is one: the engine is its grandchild."""
         self._name = name
-        self._command = command
         self._patience = patience
         self._was_ready = False
 
@@ -91,7 +90,7 @@ class EngineProcess:
 
     async def _live(self) -> _End:
         """One life of the process, from its start to the moment when nothing of it is left. Raises `OSError`."""
-        command, patience = self._command, self._patience
+        command, patience = self.command, self._patience
         _remove_socket(command.address)  # what a killed engine left would make the next one's bind fail
         child = await _Child.start(self._name, command, patience.grace_seconds)
         self.pid = child.pid

@@ -36,8 +36,8 @@ class Patience:
     """Restarts without a stable READY period between them."""
     max_first_restarts: int = 2
     """As `max_restarts`, for an engine that has never been ready: its arguments are wrong, most likely."""
-    stable_seconds: float = 60.0
-    """READY for so long forgets the crashes before it."""
+    stable_seconds: float = 1.0
+    """READY for so long forgets the crashes before it: an engine that serves is not given up, however often it dies."""
     first_delay_seconds: float = 0.2
     longest_delay_seconds: float = 30.0
     grace_seconds: float = 10.0
@@ -87,12 +87,9 @@ class Status:
 class RemoteEndpoint:
     """A server that someone else runs, watched; never started, never stopped, never given up."""
 
-    def __init__(
-        self, id: str, address: str, name: str, changed: asyncio.Event, patience: Patience, weight: float = 1.0
-    ) -> None:
+    def __init__(self, id: str, address: str, name: str, changed: asyncio.Event, patience: Patience) -> None:
         self.id = id
         self.address = address
-        self.weight = weight
         self.metrics: str | None = None
         self.status = Status(name, changed)
         self._name = name

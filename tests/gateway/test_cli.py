@@ -48,6 +48,7 @@ class Answers(BaseHTTPRequestHandler):
             "state": "READY",
             "backend": "echo",
             "context_length": 512,
+            "endpoints": {"READY": 2, "RESTARTING": 1},
             "capabilities": ["chat", "score"],
         }
         if self.path == "/v1/models":
@@ -318,7 +319,7 @@ def nobody():
 
 def test_models_are_listed_from_a_running_server(server):
     ended = tritium("models", "list", "--url", server.url)
-    assert (ended.returncode, ended.stdout) == (0, f"{MODEL}\tREADY\techo\t512\tchat score\n")
+    assert (ended.returncode, ended.stdout) == (0, f"{MODEL}\tREADY\techo\t512\t2/3\tchat score\n")
 
 
 def test_models_are_listed_from_the_repository_where_no_server_answers(repository, nobody):

@@ -11,10 +11,10 @@ import pytest
 from backends.config import InstanceGroup, ModelConfig
 from backends.engine.process import EngineProcess
 from backends.engine.watch import Patience, RemoteEndpoint
-from backends.errors import InvalidRequest
+from backends.errors import InvalidRequest, ModelNotFound
 from backends.model import State
 from backends.repository import BrokenModel
-from gateway.loading import LoadedModel, choose, prepare
+from gateway.loading import LoadedModel, Place, choose, find, prepare, replace
 from gateway.settings import Settings
 
 
@@ -55,7 +55,7 @@ def test_settings_that_make_no_sense_are_refused(repository: Path) -> None:
 
 
 async def loaded(*models: ModelConfig | BrokenModel) -> list[LoadedModel]:
-    return await prepare(models, Settings(), "/tmp", asyncio.Event())
+    return await prepare(models, Place(Settings(), "/tmp", asyncio.Event()))
 
 
 async def test_what_cannot_be_loaded_says_why_and_spoils_no_other() -> None:
@@ -78,6 +78,71 @@ async def test_each_instance_is_an_endpoint_with_an_id_of_its_own() -> None:
     (model,) = await loaded(ModelConfig("m", "echo", instance_group=(InstanceGroup(2),), version=3))
     assert [endpoint.id for endpoint in model.endpoints] == ["m-3-0", "m-3-1"]
     assert all(isinstance(endpoint, EngineProcess) for endpoint in model.endpoints)
+
+
+async def test_routing_and_names_are_judged_when_a_model_is_loaded() -> None:
+    models = await loaded(
+        ModelConfig("bad-routing", "echo", parameters={"routing_policy": "rain"}),
+        ModelConfig("bad-cause", "echo", parameters={"fallback_on": "rain"}),
+        ModelConfig("first", "echo", parameters={"aliases": "default"}),
+        ModelConfig("second", "echo", parameters={"aliases": "default"}),
+        ModelConfig("third", "echo", parameters={"aliases": "first"}),
+    )
+    reasons = {model.config.name: model.reason for model in models}
+    assert "'routing_policy'" in reasons["bad-routing"]
+    assert "'fallback_on'" in reasons["bad-cause"]
+    assert reasons["first"] == ""
+    assert "'default' is one of the model 'first' already" in reasons["second"]
+    assert "'first' is the name of another model" in reasons["third"]
+
+
+async def test_processes_and_urls_may_be_mixed() -> None:
+    parameters = {"endpoints": "http://a:8000 weight=9, http://b:8000/base"}
+    (model,) = await loaded(ModelConfig("m", "echo", instance_group=(InstanceGroup(1),), parameters=parameters))
+    endpoints = model.status().endpoints
+    assert [endpoint.id for endpoint in endpoints] == ["m-1-0", "m-1-a:8000", "m-1-b:8000/base"]
+    assert [endpoint.weight for endpoint in endpoints] == [1.0, 9.0, 1.0]
+    assert [endpoint.address for endpoint in endpoints] == ["unix:/tmp/m-1.sock", "http://a:8000", "http://b:8000/base"]
+
+
+async def test_what_stays_the_same_is_kept_and_the_rest_stands_beside_it(tmp_path: Path) -> None:
+    place = Place(Settings(), str(tmp_path), asyncio.Event())
+    groups = (InstanceGroup(2),)
+    urls = {"endpoints": "http://a:1, http://b:1"}
+    (before,) = await prepare([ModelConfig("m", "echo", instance_group=groups, parameters=urls)], place)
+    for endpoint in before.endpoints:
+        endpoint.status.enter(State.READY)
+    wider = ModelConfig(
+        "m", "echo", instance_group=(InstanceGroup(3),), parameters={"endpoints": "http://b:1, http://c:1"}
+    )
+    after = await replace(wider, before, place, place.generation())
+    assert [endpoint.id for endpoint in after.endpoints] == ["m-1-0", "m-1-1", "m-1-2.1", "m-1-b:1", "m-1-c:1"]
+    assert [endpoint in before.endpoints for endpoint in after.endpoints] == [True, True, False, True, False]
+    changed = ModelConfig("m", "echo", instance_group=(InstanceGroup(3),), arguments={"slots": 2})
+    later = await replace(changed, after, place, place.generation())
+    assert [endpoint.id for endpoint in later.endpoints] == ["m-1-0.2", "m-1-1.2", "m-1-2.2"]
+    assert later.created == before.created
+    again = await replace(changed, later, place, place.generation())
+    assert again.endpoints == later.endpoints
+
+
+async def test_what_has_failed_or_drains_is_not_kept(tmp_path: Path) -> None:
+    place = Place(Settings(), str(tmp_path), asyncio.Event())
+    config = ModelConfig("m", "echo", instance_group=(InstanceGroup(2),))
+    (before,) = await prepare([config], place)
+    before.endpoints[0].status.enter(State.FAILED, "gone")
+    before.endpoints[1].drain()
+    after = await replace(config, before, place, place.generation())
+    assert [endpoint.id for endpoint in after.endpoints] == ["m-1-0.1", "m-1-1.1"]
+
+
+def test_one_model_is_found_with_its_versions_or_refused(repository: Path) -> None:
+    settings = Settings(model_repository=(repository,))
+    assert [config.name for config in find(settings, "a")] == ["a"]
+    with pytest.raises(ModelNotFound, match="'zz'"):
+        find(settings, "zz")
+    with pytest.raises(InvalidRequest, match="'broken'"):
+        find(settings, "broken")
 
 
 def remote(state: State, reason: str = "", context_length: int | None = None) -> RemoteEndpoint:
