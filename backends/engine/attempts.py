@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 # An engine that says so may serve the next one, or another engine this one.
 _WORTH_ANOTHER = frozenset({429, 500, 502, 503, 504})
-# How often a request may lose its engine without having got anything from it: it may be what kills them.
-_FRUITLESS = 12
 # How long to wait for a replica while there is none, and how often to look.
 _PATIENCE_SECONDS = 30.0
 _FIRST_PAUSE_SECONDS = 0.02
@@ -88,7 +86,6 @@ class Attempts:
         self._avoided: set[Replica] = set()
         self._failure: ServingError | None = None
         self._fruitless = self._retries = self._departures = 0
-        self._give_up_at = 0.0
 
     async def answer(self) -> OpenAIResponse:
         """The answer at its head where it streams, whole otherwise: what broke until then was sent elsewhere.
@@ -169,7 +166,7 @@ class Attempts:
         self._note(replica, error, counts=True)
         if not isinstance(error, Unavailable):
             self._fruitless += 1
-            if self._fruitless >= _FRUITLESS:
+            if self._fruitless >= self.model.routing.lost_engines:
                 raise error
 
     def succeeded(self, leg: Leg) -> None:
@@ -179,7 +176,6 @@ class Attempts:
     def progressed(self) -> None:
         """Something has come of the attempt: what failed before is forgotten."""
         self._fruitless = 0
-        self._give_up_at = 0.0
         self._failure = None
         self._avoided.clear()
 
@@ -238,12 +234,13 @@ class Attempts:
     async def _choose(self, request: OpenAIRequest) -> tuple[Replica, str]:
         """A replica, waited for while there is none but one may come. Raises the last failure, `ModelNotReady`."""
         pause = _FIRST_PAUSE_SECONDS
+        give_up_at = 0.0
         while (chosen := self._replicas.choose(request, self._avoided)) is None:
             self._under_way = False
             now = monotonic()
-            self._give_up_at = self._give_up_at or now + _PATIENCE_SECONDS
+            give_up_at = give_up_at or now + _PATIENCE_SECONDS
             is_hopeless = not (self._replicas.ready() or self._replicas.is_coming())
-            if is_hopeless or now >= self._give_up_at:
+            if is_hopeless or now >= give_up_at:
                 raise self._failure or self._replicas.not_ready()
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)

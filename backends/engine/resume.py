@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
@@ -17,6 +18,8 @@ from backends.model import Capability, Frame, OpenAIRequest, Route, Write
 
 if TYPE_CHECKING:
     from backends.engine.attempts import Attempts, Leg
+
+_log = logging.getLogger(__name__)
 
 RESUMED = b"x-tritium-resumes"
 """The trailer field that says how often a stream went on in another engine."""
@@ -177,6 +180,7 @@ class Resumable:
                 refusal = b"".join([part async for part in leg.response.body])
                 raise UpstreamError(f"It answered {leg.response.status}: {refusal[:200]!r}")  # noqa: TRY301
         except (UpstreamError, Unavailable) as error:
+            self._note(f"no other engine took it: {error.message}")
             raise fault from error
         if journal.has_begun:
             attempts.request.route.resumes += 1
@@ -190,20 +194,29 @@ class Resumable:
         try:
             fields = _decode_fields(request.body)
             text = journal.text()
-            is_safe = not (journal.unsafe or binding(fields))
+            unsafe = journal.unsafe or binding(fields)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._note("it cannot be read")
             raise fault from error
-        if not is_safe or adapter is None:
+        if unsafe or adapter is None:
+            self._note(unsafe or "the engine has no way")
             raise fault
         tokens = max(journal.tokens, await self._count(text))
         left = None if journal.is_finished else shortened(fields, tokens)
         continued = adapter.continuation(least(fields) if left is None else left, request.path, text)
         if continued is None:
+            self._note("the engine has no way")
             raise fault
         self._seam = Seam(journal.head(), text, tokens, stops(fields), is_over=left is None)
         if left is None and not journal.is_finished:
             self._seam.owed = self._seam.end("length")
         return replace(request, body=msgspec.json.encode(continued))
+
+    def _note(self, reason: str) -> None:
+        """Why the stream ends here, for the log and the decision log."""
+        route = self._attempts.request.route
+        route.failures.append(f"not resumed: {reason}")
+        _log.warning("A stream of %s was not resumed: %s", self._attempts.model.config.name, reason)
 
     def _set_headers(self) -> None:
         route = self._attempts.request.route

@@ -26,6 +26,8 @@ class Routing:
     """How far above the mean load a replica may be before `prefix` and `session` go to the next one."""
     retries: int = 2
     retry_budget: float = 0.2
+    lost_engines: int = 30
+    """How many engines may die on a request in a row that gets nothing from any: it may be what they die of."""
     resume: bool = True
     hedge: bool = False
 
@@ -44,8 +46,9 @@ def read(config: ModelConfig) -> Routing:
         raise _wrong(config.name, "routing_policy", config.parameters, f"one of {', '.join(POLICIES)}")
     if routing.load_factor < 1:
         raise _wrong(config.name, "load_factor", config.parameters, "a number of at least 1")
-    if routing.retries < 0:
-        raise _wrong(config.name, "retries", config.parameters, "a whole number of at least 0")
+    for name, least in (("retries", 0), ("lost_engines", 1)):
+        if getattr(routing, name) < least:
+            raise _wrong(config.name, name, config.parameters, f"a whole number of at least {least}")
     if not 0 <= routing.retry_budget <= 1:
         raise _wrong(config.name, "retry_budget", config.parameters, "a share between 0 and 1")
     return routing
