@@ -3,7 +3,8 @@
 # make check   format, lint, types, import contracts, module lengths
 # make bench   the benchmark beside other gateways
 #
-# ENGINE=llamacpp|vllm|transformers  what serves the demo model        ARGS="…"  more flags of `tritium serve`
+# ENGINE=llamacpp|vllm|transformers|tensorrtllm|sglang  what serves the demo model
+# ARGS="…"  more flags of `tritium serve`
 # PYTHON=…  the interpreter for new environments (3.11-3.13)           CI=1      an engine that cannot be set up is an error
 
 SHELL := /bin/bash
@@ -18,7 +19,7 @@ ENGINES_DIR := $(or $(TRITIUM_ENGINES_DIR),.engines)
 PYTHON ?=
 export PYTHON
 
-.PHONY: serve test test-fast test-slow check format bench lock clean venv venv-dev weights test-weights engine-llamacpp engine-vllm engine-transformers engines services
+.PHONY: serve test test-fast test-slow test-gpu check format bench lock clean venv venv-dev weights test-weights engine-llamacpp engine-vllm engine-transformers engine-tensorrtllm engine-sglang engines services
 
 serve: venv weights engine-$(ENGINE)
 	@exec .venv/bin/tritium serve --model-repository model_repository \
@@ -31,6 +32,9 @@ test-fast: venv-dev
 
 test-slow: venv-dev test-weights engines services
 	@.venv/bin/python -m pytest -m "engine or slow" $(ARGS)
+
+test-gpu: venv-dev weights $(CONVERTED)
+	@.venv/bin/python -m pytest -m gpu $(ARGS)
 
 check: venv-dev
 	@.venv/bin/ruff format --check
@@ -65,6 +69,12 @@ engine-vllm: weights $(CONVERTED)
 
 engine-transformers: weights $(CONVERTED)
 	@deploy/engines/transformers.sh
+
+engine-tensorrtllm: weights $(CONVERTED)
+	@deploy/engines/tensorrtllm.sh
+
+engine-sglang: weights $(CONVERTED)
+	@deploy/engines/sglang.sh
 
 # vLLM and transformers read no GGUF: the weights are converted once, by the environment that can.
 $(CONVERTED): | weights

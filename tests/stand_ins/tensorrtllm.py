@@ -335,6 +335,7 @@ def main() -> None:
     parser.add_argument("--max_seq_len", type=int, default=2048)
     parser.add_argument("--tp_size", type=int, default=1)
     parser.add_argument("--trust_remote_code", action="store_true")
+    parser.add_argument("--chat_template")
     parser.add_argument("--config", type=Path)
     options = parser.parse_args()
     tells_load = options.config is not None and "return_perf_metrics: true" in options.config.read_text()
