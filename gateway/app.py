@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 from backends.errors import ServingError
+from gateway import admin
 from gateway.body import Receive
 from gateway.errors import render
 from gateway.health import readiness
@@ -23,6 +24,7 @@ from gateway.openai import chat, completions, embeddings, messages, models, rera
 from gateway.operations import ERROR_SCHEMA, Operation, error_document
 from gateway.plane import Plane
 from gateway.reply import Send
+from gateway.tenants import ANYONE
 
 OPERATIONS: tuple[Operation, ...] = (
     *chat.OPERATIONS,  # /v1/chat/completions
@@ -98,6 +100,7 @@ def _fastapi(plane: Plane, endpoints: dict[str, Endpoint]) -> FastAPI:
     app.router.routes.extend(Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items())
     app.include_router(_guarded_routes(plane))
     app.include_router(_open_routes(plane))
+    app.include_router(admin.router(plane))
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ServingError, _serving_error)
     app.add_exception_handler(Exception, _internal_error)
@@ -123,9 +126,8 @@ def _pages() -> APIRouter:
 
 
 def _guarded_routes(plane: Plane) -> APIRouter:
-    def authorised(request: Request) -> None:
-        if plane.keys is not None:
-            plane.keys.check(dict(request.headers.raw))
+    async def authorised(request: Request) -> None:
+        request.state.tenant = ANYONE if plane.keys is None else await plane.keys.tenant(dict(request.headers.raw))
 
     router = APIRouter(
         prefix="/v1",
@@ -137,12 +139,12 @@ def _guarded_routes(plane: Plane) -> APIRouter:
     stored: dict[int | str, dict[str, Any]] = {"4XX": error_document("Refused."), "5XX": error_document("No engine.")}
 
     @router.get("/models", summary="List the models")
-    async def list_models() -> dict[str, Any]:
-        return models.list_models(plane)
+    async def list_models(request: Request) -> dict[str, Any]:
+        return models.list_models(plane, request.state.tenant)
 
     @router.get("/models/{name:path}", summary="Show one model")
-    async def show_model(name: str) -> dict[str, Any]:
-        return models.show_model(plane, name)
+    async def show_model(name: str, request: Request) -> dict[str, Any]:
+        return models.show_model(plane, name, request.state.tenant)
 
     @router.get("/responses/{response_id}", summary="Get a stored response", responses=stored)
     async def get_response(response_id: str, request: Request) -> Response:  # noqa: ARG001

@@ -122,6 +122,7 @@ def _totals(payloads: Iterable[Payload]) -> dict[str, ModelMetrics]:
             _add_dict(total.requests, part.requests)
             _add_dict(total.disconnects, part.disconnects)
             _add_dict(total.rerouted, part.rerouted)
+            _add_dict(total.fallbacks, part.fallbacks)
             _add_dict(total.errors, part.errors)
             total.prompt_tokens += part.prompt_tokens
             total.completion_tokens += part.completion_tokens
@@ -194,6 +195,13 @@ def _reroutings(totals: Iterable[ModelMetrics]) -> Iterator[Metric]:
         for model in totals:
             family.add_metric([model.name], model.rerouted.get(kind, 0))
         yield family
+    fallbacks = CounterMetricFamily(
+        "tritium_fallbacks", "Requests that another model was asked for instead.", labels=["model", "to"]
+    )
+    for model in totals:
+        for other, value in model.fallbacks.items():
+            fallbacks.add_metric([model.name, other], value)
+    yield fallbacks
 
 
 def _model_gauges(models: Iterable[str], living: Sequence[Payload]) -> Iterator[Metric]:

@@ -20,13 +20,19 @@ import uvloop
 from backends.errors import Unavailable
 from backends.kinds import find_kind
 from gateway.access_log import AccessLog, NoLog
+from gateway.account import account
 from gateway.app import App
 from gateway.auth import Keys
+from gateway.cache_salt import CacheSalt
 from gateway.channel import Channel
+from gateway.counters import counters_for
+from gateway.decisions import DecisionLog
 from gateway.plane import Plane
+from gateway.questions import Questions
+from gateway.quotas import Quotas
 from gateway.registry import Registry
 from gateway.settings import Settings
-from gateway.snapshot import Counters, Drain, Scrape, Serving, Snapshot
+from gateway.snapshot import Counters, Drain, Inspect, Loads, Reload, Scrape, Serving, Snapshot, Told
 from gateway.telemetry import Telemetry
 from gateway.wire import wired_protocol
 
@@ -50,13 +56,17 @@ class _Server(uvicorn.Server):
 class ServerProcess:
     """One data plane on one listening socket, led by one control channel."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, channel: Channel) -> None:
-        keys = Keys.read(str(settings.api_key_file) if settings.api_key_file else None)
+    def __init__(self, settings: Settings, listener: socket.socket, channel: Channel, index: int = 0) -> None:
+        keys = Keys.read(settings)
         registry = Registry(
             lambda backend: find_kind(backend).connect, share=settings.workers, max_queue_size=settings.max_queue_size
         )
         log = AccessLog(sys.stdout.fileno()) if settings.access_log else NoLog()
         self._plane = Plane(settings, registry, keys, Telemetry(registry.connections, log))
+        self._plane.quotas = Quotas(counters_for(settings, index), fails_open=settings.limits_on_error == "open")
+        self._plane.cache_salt = CacheSalt.read(settings.cache_salt_file)
+        self._plane.decisions = DecisionLog(settings.decision_log_size, prompts=settings.decision_log_prompts)
+        self._plane.questions = Questions(channel.send)
         self._listener = listener
         self._channel = channel
         self._drain_asked = asyncio.Event()
@@ -87,6 +97,9 @@ class ServerProcess:
         first = asyncio.Event()
         following = asyncio.create_task(self._follow(first))
         draining = asyncio.create_task(self._drain())
+        beside = [asyncio.create_task(self._plane.quotas.counters.run())]
+        if self._plane.keys is not None:
+            beside.append(asyncio.create_task(self._plane.keys.watch()))
         try:
             await asyncio.wait({following, asyncio.create_task(first.wait())}, return_when=asyncio.FIRST_COMPLETED)
             if following.done():
@@ -105,6 +118,9 @@ class ServerProcess:
         finally:
             following.cancel()
             draining.cancel()
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside, timeout=_FAREWELL_SECONDS)
             self._plane.telemetry.stop()
             self._plane.registry.close()
 
@@ -127,6 +143,15 @@ class ServerProcess:
                 first.set()
             elif isinstance(message, Scrape):
                 await self._channel.send(Counters(message.id, plane.telemetry.payload()))
+            elif isinstance(message, Loads):
+                plane.registry.hear(message.loads)
+            elif isinstance(message, Inspect):
+                await self._channel.send(account(plane, message))
+            elif isinstance(message, Told):
+                plane.questions.told(message)
+            elif isinstance(message, Reload):
+                if plane.keys is not None:
+                    plane.keys.reload()
             elif isinstance(message, Drain):
                 self._drain_seconds = message.seconds
                 self._drain_asked.set()
@@ -148,10 +173,10 @@ class ServerProcess:
             await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _run(listen_fd: int, control_fd: int) -> int:
+async def _run(listen_fd: int, control_fd: int, index: int) -> int:
     settings = Settings.model_validate_json(os.environ.pop(SETTINGS_VARIABLE))
     channel = await Channel.open(socket.socket(fileno=control_fd))
-    return await ServerProcess(settings, socket.socket(fileno=listen_fd), channel).run()
+    return await ServerProcess(settings, socket.socket(fileno=listen_fd), channel, index).run()
 
 
 def main() -> None:
@@ -163,7 +188,7 @@ def main() -> None:
     arguments = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    sys.exit(uvloop.run(_run(arguments.listen_fd, arguments.control_fd)))
+    sys.exit(uvloop.run(_run(arguments.listen_fd, arguments.control_fd, arguments.index)))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,12 @@ class Settings(BaseModel):
     http_port: int = _setting("Listening", 8000, "Port of the OpenAI API.", ge=0, le=65535)
     metrics_port: int = _setting("Listening", 8002, "Port of /metrics and /metrics/engines.", ge=0, le=65535)
     workers: int = _setting("Listening", 1, "Server processes that share the port and all engines.", ge=1, le=256)
-    api_key_file: Path | None = _setting("Listening", None, "File with the API keys that are let in, one a line.")
+    api_key_file: Path | None = _setting(
+        "Listening", None, "File with the API keys that are let in, one a line; with tenants where it ends with .toml."
+    )
+    admin_key_file: Path | None = _setting(
+        "Listening", None, "File with the keys that open /admin, one a line; without one it is open on loopback only."
+    )
     insecure: bool = _setting("Listening", False, "Allow an address other than loopback without API keys.")
 
     request_timeout: float = _setting("Limits", 600.0, "Longest a request may take, its wait included.", gt=0)
@@ -75,17 +80,44 @@ class Settings(BaseModel):
     max_body_bytes: int = _setting("Limits", 64 * 1024 * 1024, "Largest request body, in bytes.", gt=0)
     max_queue_size: int = _setting("Limits", 1024, "Requests that may wait for one model before 429.", ge=0)
 
+    jwt_jwks_url: str | None = _setting(
+        "Tenants", None, "URL or file of the JSON Web Key Set that verifies identity tokens."
+    )
+    jwt_issuer: str | None = _setting("Tenants", None, "Issuer that identity tokens must name.")
+    jwt_audience: str | None = _setting("Tenants", None, "Audience that identity tokens must name.")
+    jwt_tenant_claim: str = _setting("Tenants", "tenant", "Claim of an identity token that names its tenant.")
+    limits_storage_url: str | None = _setting(
+        "Tenants",
+        None,
+        "Redis that counts tenants' limits for several gateways: redis://HOST:PORT.",
+        pattern=r"^(rediss?|redis\+unix)://.",
+    )
+    limits_on_error: Literal["open", "closed"] = _setting(
+        "Tenants", "open", "While that Redis is out: let limited tenants in (open) or refuse them (closed)."
+    )
+    cache_salt_file: Path | None = _setting(
+        "Tenants", None, "File with a secret; vLLM's prefix caches are then kept apart by tenant."
+    )
+    tenant_labels: int = _setting("Tenants", 20, "Tenants with metrics of their own, the rest counts as other.", ge=0)
+
     exit_timeout_secs: float = _setting("Processes", 30.0, "How long streams may go on after SIGTERM.", ge=0)
     health_interval: float = _setting("Processes", 1.0, "Pause between two looks at an engine's health.", gt=0)
-    max_restarts: int = _setting("Processes", 5, "Give an engine up after so many restarts.", ge=0)
+    load_interval: float = _setting("Processes", 1.0, "Pause between two looks at an engine's load.", gt=0)
+    max_restarts: int = _setting(
+        "Processes", 5, "Give an engine up that failed so often in a row before it served.", ge=0
+    )
     strict_readiness: bool = _setting("Processes", False, "Be ready only while every model is.")
     runtime_dir: Path | None = _setting("Processes", None, "Folder for Unix sockets; a temporary one by default.")
     access_log: bool = _setting("Logs", True, "Log one line a request.")
+    decision_log_size: int = _setting(
+        "Logs", 1000, "Requests of each server process that /admin/decisions remembers.", ge=0
+    )
+    decision_log_prompts: bool = _setting("Logs", False, "Remember the beginning of each request's body there as well.")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("Logs", "info", "Least that is logged.")
 
     @model_validator(mode="after")
     def _is_guarded(self) -> Settings:
-        if not (self.insecure or self.api_key_file or _is_loopback(self.host)):
+        if not (self.insecure or self.api_key_file or self.jwt_jwks_url or is_loopback(self.host)):
             raise ValueError(
                 f"host {self.host} would let in anybody who reaches it: name a file of API keys with --api-key-file, "
                 "or say --insecure where something else guards the port"
@@ -172,7 +204,8 @@ def _fault(
     return f"{named}: {name}: {message}, not {file[name]!r}"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on `host`."""
     if host == "localhost":
         return True
     try:

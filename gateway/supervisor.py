@@ -11,17 +11,23 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 from backends.errors import ModelNotFound, ServingError
 from backends.kinds import find_kind
 from backends.model import Capability, Endpoints, OpenAIModel, State
+from gateway.admin_keys import AdminKeys
 from gateway.announcement import announcement, base_url, failures
 from gateway.auth import Keys
+from gateway.cache_salt import CacheSalt
 from gateway.children import SERVER_ARGV, ServerChild
-from gateway.loading import LoadedModel, choose, prepare
+from gateway.control import Control, burden
+from gateway.fleet import Fleet
+from gateway.loads import LoadWatch
 from gateway.metrics import Ledger, MetricsServer
 from gateway.settings import Settings
-from gateway.snapshot import ModelStatus, Snapshot
+from gateway.snapshot import Loads, ModelStatus, Snapshot
 
 _BACKLOG = 4096
 _SCRAPE_SECONDS = 1.0
@@ -39,7 +45,9 @@ async def supervise(settings: Settings, *, server_argv: Sequence[str] = SERVER_A
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     try:
-        Keys.read(str(settings.api_key_file) if settings.api_key_file else None)  # each server process reads it too
+        Keys.read(settings)  # each server process reads them too
+        AdminKeys(settings)
+        CacheSalt.read(settings.cache_salt_file)
         with _runtime_dir(settings) as runtime_dir, _listening(settings) as listeners:
             return await _Supervisor(settings, runtime_dir, listeners, server_argv).run()
     except ServingError as error:
@@ -59,37 +67,47 @@ class _Supervisor:
         self._hurrying = asyncio.Event()
         self._changed = asyncio.Event()
         self._settled = asyncio.Event()
-        self._models: list[LoadedModel] = []
         self._snapshot = Snapshot((), settled=False)
         self._ledger = Ledger()
-        settings_json = settings.model_dump_json()
-        self._children = [
+        self._fleet = Fleet(settings, runtime_dir, self._changed, lambda: burden(self._children))
+        self._loads = LoadWatch(lambda: self._snapshot.models, self._tell, settings.load_interval)
+        settings_json = settings.model_copy(update={"runtime_dir": Path(runtime_dir)}).model_dump_json()
+        self._children: list[ServerChild] = []
+        self._control = Control(settings, self._fleet, self._children, lambda: self._loads.last)
+        self._children += [
             ServerChild(
-                index, listener, lambda: self._snapshot, self._ledger, settings_json=settings_json, argv=server_argv
+                index,
+                listener,
+                lambda: self._snapshot,
+                self._ledger,
+                settings_json=settings_json,
+                argv=server_argv,
+                answer=self._control.answer,
             )
             for index, listener in enumerate(listeners)
         ]
         self._metrics = MetricsServer(
-            settings.host, settings.metrics_port, self._counters, lambda: self._snapshot.models, version("tritium")
+            settings.host,
+            settings.metrics_port,
+            self._counters,
+            lambda: self._snapshot.models,
+            version("tritium"),
+            settings.tenant_labels,
         )
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._leave, 0)
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
-        engines: list[asyncio.Task[None]] = []
+        loop.add_signal_handler(signal.SIGHUP, self._control.reload_soon)
         servers: list[asyncio.Task[None]] = []
         watching: list[asyncio.Task[None]] = []
         try:
             await self._metrics.start()
-            chosen = await asyncio.to_thread(choose, self._settings)
-            self._models = await prepare(chosen, self._settings, self._runtime_dir, self._changed)
-            self._changed.set()
-            watching = [asyncio.create_task(self._publish()), asyncio.create_task(self._welcome())]
-            engines = [
-                asyncio.create_task(endpoint.run(), name=endpoint.id)
-                for model in self._models
-                for endpoint in model.endpoints
+            await self._fleet.open()
+            watching = [
+                asyncio.create_task(work)
+                for work in (self._publish(), self._welcome(), self._fleet.watch_files(), self._loads.run())
             ]
             servers = [asyncio.create_task(child.run(), name=f"server {child.index}") for child in self._children]
             # Only a server process that is given up, or a fault of ours, ends one of the others.
@@ -101,12 +119,14 @@ class _Supervisor:
             await self._drain(servers)
             return self._exit.result() if self._exit.done() else 1
         finally:
-            for tasks in (servers, engines, watching):
-                await self._end(tasks)
-            sys.stderr.write(failures(model.status() for model in self._models))
+            await self._end([*servers, *self._control.tasks()])
+            await self._end(self._fleet.tasks())
+            await self._end(watching)
+            sys.stderr.write(failures(self._fleet.statuses()))
+            self._fleet.close()
             await self._metrics.stop()
-            loop.remove_signal_handler(signal.SIGTERM)
-            loop.remove_signal_handler(signal.SIGINT)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
 
     def _leave(self, status: int) -> None:
         if not self._exit.done():
@@ -123,10 +143,12 @@ class _Supervisor:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            settled = self._snapshot.settled or all(model.settled for model in self._models)
-            self._snapshot = Snapshot(tuple(model.status() for model in self._models), settled)
+            settled = self._snapshot.settled or self._fleet.settled
+            self._snapshot = Snapshot(self._fleet.statuses(), settled, self._snapshot.number + 1)
+            self._fleet.snapshot_number = self._snapshot.number
             for child in self._children:
                 child.notify()
+            self._fleet.notice()
             if settled:
                 self._settled.set()
 
@@ -146,11 +168,15 @@ class _Supervisor:
             base_url(settings.host, self._metrics.port),
             models,
             chat_model=next((status.config.name for status in models if _can_chat(status)), None),
-            has_keys=settings.api_key_file is not None,
+            has_keys=settings.api_key_file is not None or settings.jwt_jwks_url is not None,
         )
         sys.stdout.write(text)
         sys.stdout.flush()
         await asyncio.wait((self._exit,))
+
+    def _tell(self, loads: Loads) -> None:
+        for child in self._children:
+            child.tell(loads)
 
     async def _counters(self) -> list[tuple[str, bytes]]:
         await asyncio.gather(*(child.collect(_SCRAPE_SECONDS) for child in self._children))
@@ -164,7 +190,7 @@ class _Supervisor:
             child.drain(self._settings.exit_timeout_secs)
         await self._wait(servers, self._settings.exit_timeout_secs + _DRAIN_SLACK_SECONDS)
 
-    async def _end(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+    async def _end(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
         """Cancel them and wait; cancel them again, which makes them give up their patience, in a hurry."""
         for task in tasks:
             task.cancel()
@@ -174,7 +200,7 @@ class _Supervisor:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    async def _wait(self, tasks: Sequence[asyncio.Task[None]], seconds: float | None = None) -> None:
+    async def _wait(self, tasks: Sequence[asyncio.Task[Any]], seconds: float | None = None) -> None:
         """Until all are done, the time is over or there is a hurry."""
         if not tasks:
             return

@@ -21,12 +21,17 @@ from typing import Protocol
 import msgspec
 
 from backends.errors import ServingError
+from backends.model import Route
+from gateway.tenant_metrics import Tallies, Tally
 
 UNKNOWN = "unknown"
 """The model label of what names no model that the registry has: clients must not be able to make labels."""
 
 CLIENT_CLOSED_REQUEST = 499
 """The status counted when the client left before an answer began (nginx's number; HTTP has none)."""
+
+REROUTINGS = ("retries", "hedges", "resumes", "ejections")
+"""What `Route` counts."""
 
 QUEUE_WAIT_BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 TTFT_BOUNDS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0, 120.0)
@@ -68,6 +73,10 @@ class ModelMetrics(msgspec.Struct):
     """By phase: queued, before_first_byte, streaming."""
     errors: dict[str, int] = {}
     """By `error_kind`."""
+    fallbacks: dict[str, int] = {}
+    """By the model that was asked instead."""
+    rerouted: dict[str, int] = {}
+    """What was done for requests whose engine failed them: retries, hedges, resumes, ejections."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     queue_wait: Histogram = msgspec.field(default_factory=lambda: Histogram.empty(QUEUE_WAIT_BOUNDS))
@@ -85,6 +94,7 @@ class Payload(msgspec.Struct, frozen=True):
     lag: Histogram
     lag_max_seconds: float
     log_lines_dropped: int
+    tenants: dict[str, Tally] = {}
 
 
 class Log(Protocol):
@@ -109,6 +119,7 @@ class Telemetry:
 
     def __init__(self, connections: Callable[[], Mapping[str, tuple[int, int]]], log: Log) -> None:
         self.log = log
+        self.tenants = Tallies()
         self._connections = connections
         self._unknown = ModelMetrics(UNKNOWN)
         self._models = {UNKNOWN: self._unknown}
@@ -144,6 +155,7 @@ class Telemetry:
                 lag=self._lag.histogram,
                 lag_max_seconds=self._lag.max_seconds,
                 log_lines_dropped=self.log.dropped,
+                tenants=self.tenants.by_name,
             )
         )
 
@@ -160,14 +172,16 @@ class Exchange:
 
     In order: `received`, `route`, `queue` (only where it must wait), `admit`, `sent`, `chunk` for each read of
     a stream, `answered`, then one of `done`, `disconnect` and `fail`; a second end is ignored, any other mark may
-    be left out. `prompt_tokens` and `completion_tokens` are set once they are known.
+    be left out. `prompt_tokens` and `completion_tokens` are set once they are known, `tenant` where there is one.
     """
 
     __slots__ = (
         "_queued_at",
+        "_route",
         "_telemetry",
         "_waited_seconds",
         "answered_at",
+        "chunks",
         "client",
         "completion_tokens",
         "endpoint",
@@ -185,6 +199,7 @@ class Exchange:
         "started_at",
         "status",
         "stream",
+        "tenant",
     )
 
     def __init__(
@@ -200,6 +215,9 @@ class Exchange:
         metrics.in_flight += 1
         self.started_at = self.received_at = monotonic()
         self.stream = False
+        self._route: Route | None = None
+        self.tenant = ""
+        self.chunks = 0
         self.prompt_tokens: int | None = None
         self.completion_tokens: int | None = None
         self._queued_at = self._waited_seconds = 0.0
@@ -232,6 +250,24 @@ class Exchange:
             self._queued_at = 0.0
         metrics.queue_wait.observe(self._waited_seconds)
 
+    def took(self, route: Route) -> None:
+        """It goes to a model, which fills in the route: for the second time where the first one failed it."""
+        if self._route is not None:
+            self._count_route(self._route)
+        self._route = route
+
+    def fall_back(self, model: str) -> None:
+        """The model that it was sent to failed it before its answer began: this one is asked instead."""
+        metrics = self.metrics
+        if self._queued_at:
+            metrics.queued -= 1
+            self._queued_at = 0.0
+        if self._route is not None:
+            self._count_route(self._route)
+            self._route = None
+        metrics.fallbacks[model] = metrics.fallbacks.get(model, 0) + 1
+        self.route(model, self.stream)
+
     def sent(self) -> None:
         """It goes to the engine now."""
         self.sent_at = monotonic()
@@ -239,6 +275,7 @@ class Exchange:
     def chunk(self) -> None:
         """Bytes of a stream have come: once a read, however many events it carried."""
         now = monotonic()
+        self.chunks += 1
         if self.first_chunk_at:
             histogram = self.metrics.inter_token
             gap = now - self.last_chunk_at
@@ -284,14 +321,28 @@ class Exchange:
         metrics.in_flight -= 1
         if self._queued_at:
             metrics.queued -= 1
+        if self._route is not None:
+            self._count_route(self._route)
         key = (self.endpoint, status)
         metrics.requests[key] = metrics.requests.get(key, 0) + 1
         if self.prompt_tokens is not None:
             metrics.prompt_tokens += self.prompt_tokens
         if self.completion_tokens is not None:
             metrics.completion_tokens += self.completion_tokens
+        if self.tenant:
+            self._telemetry.tenants.of(self.tenant).count(
+                status, self.prompt_tokens or 0, self.completion_tokens or 0, self._waited_seconds
+            )
         self._telemetry.log.append(self)
         return True
+
+    def _count_route(self, route: Route) -> None:
+        if not route.failures and not route.hedges:
+            return
+        rerouted = self.metrics.rerouted
+        for kind in REROUTINGS:
+            if count := getattr(route, kind):
+                rerouted[kind] = rerouted.get(kind, 0) + count
 
 
 class LoopLag:

@@ -70,7 +70,9 @@ def test_the_document_has_every_path_there_is(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     stored = {"/v1/responses/{response_id}", "/v1/responses/{response_id}/cancel"}
     own = {"/v1/models", "/v1/models/{name}", "/health", "/health/live", "/health/ready", "/version"}
-    assert set(document["paths"]) == {*HOT, *own, *stored}
+    told = {f"/admin/{name}" for name in ("endpoints", "queue", "decisions", "models", "reload")}
+    admin = {*told, "/admin/models/{name}/{action}"}
+    assert set(document["paths"]) == {*HOT, *own, *stored, *admin}
     assert set(document["paths"]["/v1/responses/{response_id}"]) == {"get", "delete"}
 
 
