@@ -1,7 +1,7 @@
 # make serve   set up what is missing, then serve model_repository/ in the foreground
 # make test    set up what tests need, then the fast suite and the slow one: real engines, faults
 # make check   format, lint, types, import contracts, module lengths
-# make bench   the benchmark beside other gateways
+# make bench   the benchmark beside other gateways; bench-routing: the cost of a routing decision; bench-cache: what it finds cached
 #
 # ENGINE=llamacpp|vllm|transformers|tensorrtllm|sglang  what serves the demo model
 # ARGS="…"  more flags of `tritium serve`
@@ -19,7 +19,7 @@ ENGINES_DIR := $(or $(TRITIUM_ENGINES_DIR),.engines)
 PYTHON ?=
 export PYTHON
 
-.PHONY: serve test test-fast test-slow test-gpu check format bench lock clean venv venv-dev weights test-weights engine-llamacpp engine-vllm engine-transformers engine-tensorrtllm engine-sglang engines services
+.PHONY: serve test test-fast test-slow test-gpu check format bench bench-routing bench-cache lock clean venv venv-dev weights test-weights engine-llamacpp engine-vllm engine-transformers engine-tensorrtllm engine-sglang engines services
 
 serve: venv weights engine-$(ENGINE)
 	@exec .venv/bin/tritium serve --model-repository model_repository \
@@ -49,6 +49,12 @@ format: venv-dev
 
 bench: venv weights
 	@exec tests/bench/run.sh $(ARGS)
+
+bench-routing: venv-dev
+	@.venv/bin/python -m tests.bench.routing $(ARGS)
+
+bench-cache: venv-dev
+	@.venv/bin/python -m tests.bench.cache $(ARGS)
 
 venv:
 	@deploy/venv.sh serve
