@@ -51,6 +51,11 @@ class Served:
     engine_url: str = ""
     """Where the engine listens, if not on a Unix socket."""
 
+    @property
+    def freed_seconds(self) -> float:
+        """How long it may take to see that its client left; TensorRT-LLM looks each second."""
+        return 2.5 if self.kind == "tensorrtllm" else 1.0
+
     def openai(self, *, timeout: float = 60) -> OpenAI:
         return OpenAI(base_url=f"{self.server.url}/v1", api_key="none", max_retries=0, timeout=timeout)
 
