@@ -11,7 +11,7 @@ import msgspec
 from backends.engine import collecting, llamacpp_responses
 from backends.engine.continuation import Fields, by_prefill, continued
 from backends.engine.llamacpp_tools import MARK, CallEvents, demand, demands_a_tool
-from backends.engine.parameters import Parameters
+from backends.engine.parameters import CONSTRAINTS, Parameters
 from backends.engine.rewriting import BORDER, Converter, Rewritten, UsageAtTheEnd, Whole, WithoutPreface, as_json
 from backends.errors import InvalidRequest, UnsupportedOperation
 from backends.model import OpenAIRequest, OpenAIResponse
@@ -27,8 +27,12 @@ _COLLECT = {
     _MESSAGES: collecting.message,
 }
 # What it ignores; all else it takes, or defaults as its server's arguments say.
+_UNKNOWN: dict[str, tuple[bytes, ...]] = dict.fromkeys(CONSTRAINTS, ())
 PARAMETERS = {
-    _COMPLETIONS: Parameters("llama.cpp", refused={"echo": (b"false",), "best_of": (b"1",), "suffix": (b'""',)})
+    _CHAT: Parameters("llama.cpp", refused=_UNKNOWN),
+    _COMPLETIONS: Parameters(
+        "llama.cpp", refused=_UNKNOWN | {"echo": (b"false",), "best_of": (b"1",), "suffix": (b'""',)}
+    ),
 }
 # In falling order of what llama.cpp heeds when several are there.
 _CAPPED = ("n_predict", "max_completion_tokens", "max_tokens", "max_output_tokens")
@@ -55,6 +59,11 @@ class _Generation(msgspec.Struct):
     echo: msgspec.Raw = msgspec.Raw(b"")
     best_of: msgspec.Raw = msgspec.Raw(b"")
     suffix: msgspec.Raw = msgspec.Raw(b"")
+    structured_outputs: msgspec.Raw = msgspec.Raw(b"")
+    guided_json: msgspec.Raw = msgspec.Raw(b"")
+    guided_regex: msgspec.Raw = msgspec.Raw(b"")
+    guided_choice: msgspec.Raw = msgspec.Raw(b"")
+    guided_grammar: msgspec.Raw = msgspec.Raw(b"")
     logprobs: msgspec.Raw = msgspec.Raw(b"")
     n_predict: msgspec.Raw = msgspec.Raw(b"")
     max_completion_tokens: msgspec.Raw = msgspec.Raw(b"")
@@ -120,6 +129,8 @@ class Adapter:
         load is never: so it always streams. That tells the tokens of each choice, too; else it counts the first.
         """
         asked = _decode_generation(request.body)
+        if (parameters := PARAMETERS.get(request.path)) is not None:
+            parameters.refuse({name: getattr(asked, name) for name in parameters.refused}, request.model)
         changes: _Fields = {}
         for name in _CAPPED:
             if self._exceeds(getattr(asked, name)):
@@ -130,10 +141,7 @@ class Adapter:
             changes |= demand(asked.tools, asked.tool_choice)
         elif request.path == _RESPONSES:
             changes |= llamacpp_responses.changes(_decode_fields(request.body))
-        elif request.path == _COMPLETIONS:
-            given = {"echo": asked.echo, "best_of": asked.best_of, "suffix": asked.suffix}
-            PARAMETERS[_COMPLETIONS].refuse(given, request.model)
-        elif demands_a_tool(asked.tool_choice):
+        elif request.path == _MESSAGES and demands_a_tool(asked.tool_choice):
             raise UnsupportedOperation(
                 f"The model {request.model!r} in llama.cpp cannot be held to a tool in messages; it can in chat.",
                 param="tool_choice",

@@ -17,6 +17,10 @@ from backends.model import OpenAIRequest, OpenAIResponse
 
 Fields = dict[str, msgspec.Raw]
 
+_CONSTRAINTS = ("json", "regex", "choice", "grammar")
+CONSTRAINTS = frozenset({"structured_outputs", *(f"guided_{name}" for name in _CONSTRAINTS)})
+"""vLLM's words for constrained output: see `take_constraint`."""
+
 DROPPED = b"x-tritium-dropped-params"
 """Header of an answer: the fields of its request that the engine has no word for, which were left out, by comma."""
 
@@ -97,15 +101,12 @@ def take_constraint(fields: Fields) -> tuple[str, msgspec.Raw] | None:
         for name, value in asked.items():
             if name in _CONSTRAINTS and bytes(value) != _NULL:
                 constraint = _constraint(name, value)
-                for each in ("structured_outputs", *(f"guided_{name}" for name in _CONSTRAINTS)):
+                for each in CONSTRAINTS:
                     fields.pop(each, None)
                 return constraint
     except msgspec.DecodeError:
         pass
     return None
-
-
-_CONSTRAINTS = ("json", "regex", "choice", "grammar")
 
 
 def _constraint(name: str, value: msgspec.Raw) -> tuple[str, msgspec.Raw]:

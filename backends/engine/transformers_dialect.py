@@ -6,7 +6,7 @@ import msgspec
 
 from backends.engine import collecting
 from backends.engine.continuation import Fields, continued
-from backends.engine.parameters import Parameters, changed, tell_dropped
+from backends.engine.parameters import CONSTRAINTS, Parameters, changed, tell_dropped
 from backends.engine.rewriting import Rewritten, UsageAtTheEnd, as_json
 from backends.model import OpenAIRequest, OpenAIResponse
 
@@ -25,6 +25,7 @@ PARAMETERS = Parameters(
         "suffix": (b'""',),
         "response_format": (b'{"type":"text"}',),
         "tool_choice": (b'"auto"',),
+        **dict.fromkeys(CONSTRAINTS, ()),
     },
     # Taken from the first request for all that follow, in continuous batching (transformers 5.23).
     dropped=frozenset({"temperature", "top_p", "seed", "frequency_penalty", "logit_bias", "generation_config"}),

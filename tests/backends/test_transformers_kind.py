@@ -13,6 +13,7 @@ import pytest
 
 from backends import transformers
 from backends.config import ModelConfig
+from backends.engine.parameters import DROPPED
 from backends.engine.transformers_dialect import Adapter
 from backends.errors import InvalidRequest, Unavailable, UnsupportedOperation, UpstreamError
 from backends.model import Capability, Endpoints, OpenAIRequest
@@ -115,12 +116,20 @@ def test_what_would_bind_every_later_request_is_not_sent_and_every_request_strea
         ("logprobs", True),
         ("response_format", {"type": "json_object"}),
         ("tool_choice", "required"),
+        ("guided_json", {}),
+        ("structured_outputs", {"choice": ["a"]}),
     ],
 )
 def test_what_the_engine_would_ignore_is_refused(key: str, value: object) -> None:
     with pytest.raises(UnsupportedOperation, match=key) as raised:
         Adapter().request(asked(messages=[], **{key: value}))
     assert raised.value.param == key
+
+
+def test_sampling_that_is_left_to_the_model_is_named_to_the_client() -> None:
+    request = Adapter().request(asked(messages=[], temperature=0.5, seed=7, top_p=None))
+    assert not {"temperature", "seed", "top_p"} & json.loads(request.body).keys()
+    assert (DROPPED, b"seed, temperature") in Adapter().response(request, stream()).headers
 
 
 async def test_a_stream_gets_a_usage_chunk_and_an_end() -> None:

@@ -149,6 +149,14 @@ def test_what_the_engine_would_ignore_is_refused(fields: dict[str, Any]) -> None
     adapter().request(asked(COMPLETIONS, prompt="x", stream=True, echo=False, best_of=1, suffix=None))
 
 
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("fields", [{"guided_json": {}}, {"structured_outputs": {"regex": "a"}}, {"guided_choice": []}])
+def test_vllms_words_for_constrained_output_are_refused_instead_of_ignored(path: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedOperation, match=r"llama\.cpp") as raised:
+        adapter().request(asked(path, stream=True, **fields))
+    assert raised.value.param in fields
+
+
 async def test_a_stop_sequence_of_messages_is_the_reason_of_their_end() -> None:
     def end(reason: str, sequence: str | None) -> bytes:
         delta = {"stop_reason": reason, "stop_sequence": sequence}

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from backends.engine.load import METRICS_PATHS, read_load
+from backends.config import ModelConfig
+from backends.engine.load import METRICS_PATHS, read_load, told_by
 from backends.model import Load
 
 VLLM = b"""\
@@ -139,3 +140,13 @@ def test_every_kind_with_signals_has_a_path() -> None:
     for kind, text in (("vllm", VLLM), ("sglang", SGLANG), ("triton", TRITON), ("tensorrtllm", TENSORRT_LLM)):
         assert METRICS_PATHS[kind].startswith("/")
         assert read_load(kind, text) is not None
+
+
+@pytest.mark.parametrize(
+    ("backend", "parameters", "kind"),
+    [("vllm", {"engine": "sglang"}, "vllm"), ("openai", {"engine": " sglang "}, "sglang"), ("openai", {}, "")],
+)
+def test_a_remote_has_the_metrics_of_what_it_says_that_it_runs(
+    backend: str, parameters: dict[str, str], kind: str
+) -> None:
+    assert told_by(ModelConfig("m", backend, parameters=parameters)) == kind

@@ -1,4 +1,4 @@
-"""SGLang's dialect: vLLM's words are translated, and a request without them is not even decoded."""
+"""SGLang's dialect: vLLM's words are translated, and a request without them passes as it is."""
 
 from __future__ import annotations
 
