@@ -40,7 +40,10 @@ class Gate:
         return self._lanes.by_tenant()
 
     def try_enter(self, tenant: Tenant = ANYONE, tokens: int = 0) -> Permit | None:
-        """Take a permit if one is free now: the way in that costs no task switch. `tokens` is what it may cost."""
+        """Take a permit if one is free now: the way in that costs no task switch.
+
+        `tokens` is what the request costs at the least.
+        """
         if self.permits is not None and self.running >= self.permits:
             return None
         permit = Permit(None, 0.0) if tenant is ANYONE else self._lanes.serve_at_once(tenant, tokens)

@@ -44,9 +44,9 @@ class Lane:
         self.priority = tenant.priority
         self.weight = tenant.weight
         self.counter = 0.0
-        self.expected_tokens: float | None = None
+        self.expected_tokens = 0.0
         self.waiting: dict[Place, int] = {}
-        """With what each may cost, in tokens."""
+        """With what each costs at the least, in tokens."""
 
     @property
     def length(self) -> float:
@@ -65,6 +65,7 @@ class Lanes:
         self._waiting: dict[Lane, None] = {}
         self._count = 0
         self._keep = _LANES_KEPT
+        self._expected_tokens = 0.0
         # By class: where the counter stood of whom was served last.
         self._level = dict.fromkeys(Priority, 0.0)
 
@@ -87,7 +88,7 @@ class Lanes:
         return lane
 
     def serve_at_once(self, tenant: Tenant, tokens: float) -> Permit:
-        """A permit for a request that need not wait; `tokens` is what it may cost."""
+        """A permit for a request that need not wait; `tokens` is what it costs at the least."""
         lane = self.lane(tenant)
         self._lift(lane)
         return self._serve(lane, tokens)
@@ -97,8 +98,9 @@ class Lanes:
         lane = permit.lane
         if lane is not None:
             lane.counter += (tokens - permit.charged_tokens) / lane.weight
-            expected = lane.expected_tokens
-            lane.expected_tokens = tokens if expected is None else expected + _SMOOTHING * (tokens - expected)
+            if tokens:  # what failed tells nothing of what others will cost
+                lane.expected_tokens = _smoothed(lane.expected_tokens, tokens)
+                self._expected_tokens = _smoothed(self._expected_tokens, tokens)
 
     def revoke(self, permit: Permit) -> None:
         """A permit was not used."""
@@ -159,8 +161,9 @@ class Lanes:
         return turns
 
     def _serve(self, lane: Lane, tokens: float) -> Permit:
-        # What its own requests cost before tells more than what this one may cost, which counts for the first.
-        charged = tokens if lane.expected_tokens is None else lane.expected_tokens
+        # What requests cost before tells more than what one may cost. A charge that is too high would come back at the
+        # end, and whoever was lifted to it meanwhile would be left behind: without a past, the least is charged.
+        charged = lane.expected_tokens or self._expected_tokens or tokens
         self._level[lane.priority] = lane.counter
         lane.counter += charged / lane.weight
         return Permit(lane, charged)
@@ -173,3 +176,7 @@ class Lanes:
         """Drop the lanes where nobody waits, which forgives each tenant what it is ahead by: some requests."""
         self._lanes = {lane.name: lane for lane in self._waiting}
         self._keep = max(_LANES_KEPT, 2 * len(self._lanes))
+
+
+def _smoothed(expected: float, tokens: float) -> float:
+    return expected + _SMOOTHING * (tokens - expected) if expected else tokens

@@ -34,10 +34,10 @@ class Engine:
         self._costs: dict[Place, int] = {}
         self._number = 0
 
-    def ask(self, who: Tenant, tokens: int, guess: int = 256) -> Place:
+    def ask(self, who: Tenant, tokens: int, least: int = 5) -> Place:
         place: Place = LOOP.create_future()
         self._costs[place] = tokens
-        self.lanes.push(self.lanes.lane(who), place, guess)
+        self.lanes.push(self.lanes.lane(who), place, least)
         return place
 
     def step(self) -> str | None:
@@ -109,6 +109,20 @@ def test_a_tenant_below_its_share_waits_for_one_slot_however_long_anothers_queue
             engine.step()
 
 
+def test_a_newcomer_is_not_left_behind_by_what_is_not_settled_yet() -> None:
+    engine = Engine(8)
+    early, late = tenant("early"), tenant("late", 3.0)
+    for _ in range(100):
+        engine.ask(early, 40)
+    engine.step()
+    for _ in range(100):
+        engine.ask(late, 40)
+    engine.order.clear()
+    for _ in range(60):
+        engine.step()
+    assert 0.6 < engine.order.count("late") / 60 < 0.9
+
+
 def test_who_was_idle_has_saved_nothing_up() -> None:
     engine = Engine(1)
     busy, idle = tenant("busy"), tenant("idle")
@@ -145,15 +159,19 @@ def test_a_class_is_served_while_one_before_it_waits_never() -> None:
     assert engine.order == ["interactive"] * 6 + ["standard"] * 6 + ["bulk"] * 6
 
 
-def test_the_cost_that_is_charged_ahead_is_what_the_tenants_requests_came_to() -> None:
+def test_the_cost_that_is_charged_ahead_is_what_requests_came_to() -> None:
     lanes = Lanes()
-    who = tenant("a")
-    first = lanes.serve_at_once(who, 4096)
-    assert first.charged_tokens == 4096
+    one, other = tenant("a"), tenant("b")
+    first = lanes.serve_at_once(one, 7)
+    assert first.charged_tokens == 7
     lanes.settle(first, 20)
     assert first.lane is not None
     assert first.lane.counter == 20
-    assert lanes.serve_at_once(who, 4096).charged_tokens == 20
+    assert lanes.serve_at_once(one, 4096).charged_tokens == 20
+    newcomer = lanes.serve_at_once(other, 4096)
+    assert newcomer.charged_tokens == 20  # of the model's, as it has none of its own
+    lanes.settle(newcomer, 500)
+    assert lanes.serve_at_once(other, 1).charged_tokens == 500
 
 
 def test_a_reloaded_tenant_has_its_new_weight_and_class_at_once() -> None:
