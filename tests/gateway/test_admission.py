@@ -342,3 +342,45 @@ def test_whatever_happens_no_permit_is_lost_or_made(permits: int, places: int, s
             assert task.cancelled() or isinstance(task.exception(), Overloaded | None)
 
     asyncio.run(run())
+
+
+async def test_more_permits_let_those_in_who_wait() -> None:
+    room, log = Room(1, 10), list[int]()
+    entering = [room.enter(log, number) for number in range(4)]
+    await turn()
+    assert log == [0]
+    room.gate.resize(3)
+    await turn()
+    assert log == [0, 1, 2]
+    room.gate.resize(None)
+    await turn()
+    assert log == [0, 1, 2, 3]
+    await asyncio.gather(*entering)
+
+
+async def test_with_fewer_permits_those_inside_stay_and_the_next_ones_wait() -> None:
+    room, log = Room(3, 10), list[int]()
+    entering = [room.enter(log, number) for number in range(4)]
+    await turn()
+    room.gate.resize(1)
+    for inside in (2, 1):
+        room.gate.leave(room.inside.pop())
+        await turn()
+        assert (log, room.gate.running) == ([0, 1, 2], inside)
+    room.gate.leave(room.inside.pop())
+    await turn()
+    assert log == [0, 1, 2, 3]
+    await asyncio.gather(*entering)
+
+
+async def test_permits_may_be_limited_later() -> None:
+    room, log = Room(None, 10), list[int]()
+    entering = [room.enter(log, number) for number in range(2)]
+    await turn()
+    room.gate.resize(1)
+    assert room.gate.try_enter() is None
+    for _ in range(2):
+        room.gate.leave(room.inside.pop())
+    assert room.gate.try_enter() is not None
+    assert room.gate.try_enter() is None
+    await asyncio.gather(*entering)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from backends.config import ModelConfig
 from backends.engine.replicas import EngineModel
 from backends.errors import InvalidRequest, ModelNotFound, ModelNotReady, UnsupportedOperation
-from backends.model import Capability, Endpoint, Endpoints, Models, State
+from backends.model import Capability, Endpoint, Endpoints, Load, Models, OpenAIRequest, State
 from gateway.registry import Connect, Registry
 from gateway.snapshot import ModelStatus, Snapshot
+from tests.engines import echo_engine
+from tests.waiting import eventually_async
 
 CHATS = frozenset({Capability.CHAT, Capability.COMPLETIONS})
 
@@ -207,3 +211,93 @@ def test_permits_are_shared_among_the_processes_and_rounded_up(registry: Registr
 def test_connections_are_told_by_model(registry: Registry) -> None:
     registry.apply(snapshot(status("a"), status("none", State.FAILED, address="")))
     assert registry.connections() == {"a": (0, 0)}
+
+
+def named(name: str, *, endpoints: int = 1, backend: str = "toy", **parameters: str) -> ModelStatus:
+    config = ModelConfig(name, backend, parameters=parameters)
+    ready = tuple(Endpoint(f"{name}-{number}", f"unix:/{number}", State.READY) for number in range(endpoints))
+    return ModelStatus(config, State.READY, endpoints=ready)
+
+
+def test_an_alias_finds_the_model(registry: Registry) -> None:
+    registry.apply(snapshot(named("a", aliases="gpt-4o, default"), status("b")))
+    assert registry.find("gpt-4o") is registry.find("a")
+    assert registry.offering("default", Capability.CHAT)[0] is registry.find("a")
+    assert [registry.served_name(name) for name in ("default", "a", "zz")] == ["a", "a", "zz"]
+    with pytest.raises(ModelNotFound, match=r"Nearest: gpt-4o\."):
+        registry.find("gpt-4")
+    registry.apply(snapshot(status("a"), status("b")))
+    with pytest.raises(ModelNotFound):
+        registry.find("gpt-4o")
+
+
+def test_it_knows_who_could_stand_in(registry: Registry) -> None:
+    registry.apply(snapshot(named("a", aliases="default"), status("p", backend="picky"), status("s", State.STARTING)))
+    assert [registry.offers(name, Capability.CHAT) for name in ("a", "default", "s")] == [True] * 3
+    assert [registry.offers(name, Capability.CHAT) for name in ("p", "zz")] == [False] * 2
+    assert not registry.offers("a", Capability.EMBEDDINGS)
+
+
+def test_permits_follow_the_endpoints(registry: Registry) -> None:
+    registry.apply(snapshot(named("a", endpoints=2)))
+    gate = registry.find("a").gate
+    assert gate.permits == 3  # half of the 5 that two of them have together
+    for count, permits in ((4, 5), (1, 2)):
+        registry.apply(snapshot(named("a", endpoints=count)))
+        assert registry.find("a").gate is gate
+        assert gate.permits == permits
+
+
+def test_a_changed_model_keeps_its_queue_and_the_old_one_sees_the_endpoints_of_now(
+    registry: Registry, kinds: Kinds
+) -> None:
+    registry.apply(snapshot(named("a")))
+    gate, (old,) = registry.find("a").gate, kinds.made
+    registry.apply(snapshot(named("a", endpoints=2, retries="1")))
+    assert registry.find("a").gate is gate
+    assert registry.find("a").model is not old
+    assert len(old.replicas.ready()) == 2
+    registry.apply(snapshot())
+    assert not old.ready()
+
+
+def test_loads_reach_every_model_also_one_that_comes_later(registry: Registry) -> None:
+    registry.apply(snapshot(named("a")))
+    registry.hear({"a-0": Load(running=2), "b-0": Load(waiting=1)})
+    registry.apply(snapshot(named("a"), named("b")))
+    for name, load in (("a", Load(running=2)), ("b", Load(waiting=1))):
+        (replica,) = registry.openai(name).replicas.ready()
+        assert replica.load == load
+
+
+async def test_work_of_a_model_that_was_replaced_still_counts(registry: Registry) -> None:
+    async with asyncio.timeout(10):
+        with echo_engine() as engine:
+            registry.apply(snapshot(status("a", address=engine.address)))
+            body = (
+                b'{"model":"echo","stream":true,"messages":[{"role":"user","content":"a b"}],"echo":{"itl_ms":600000}}'
+            )
+            request = OpenAIRequest("/v1/chat/completions", body, "a", stream=True)
+            response = await registry.openai("a").respond(request)
+            assert registry.work()[engine.address] == 1
+            registry.apply(snapshot(status("a", address=engine.address, backend="picky")))
+            registry.apply(snapshot())
+            assert registry.work()[engine.address] == 1
+            await response.body.aclose()
+            await eventually_async(lambda: gone(registry, engine.address))
+
+
+async def gone(registry: Registry, address: str) -> bool:
+    return not registry.work()[address]
+
+
+def test_of_several_versions_the_last_one_is_served(registry: Registry, kinds: Kinds) -> None:
+    both = (
+        ModelStatus(ModelConfig("a", "toy", version=version), State.READY, endpoints=status("a").endpoints)
+        for version in (1, 2)
+    )
+    models = snapshot(*both)
+    registry.apply(models)
+    registry.apply(models)
+    (made,) = kinds.made
+    assert made.config.version == 2

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.errors import Overloaded, UpstreamProtocolError, UpstreamTimeout
+from backends.model import Route
 from gateway.access_log import NoLog
 from gateway.telemetry import (
     CLIENT_CLOSED_REQUEST,
@@ -188,3 +189,18 @@ async def test_a_blocked_event_loop_shows_as_lag() -> None:
     decoded = msgspec.msgpack.decode(counting.payload(), type=Payload)
     assert decoded.lag_max_seconds >= 0.1
     assert decoded.lag.sum == pytest.approx(decoded.lag_max_seconds)
+
+
+def test_a_fallback_is_counted_for_the_model_that_failed_and_the_rest_for_the_other() -> None:
+    counting = telemetry()
+    exchange = begin(counting)
+    exchange.took(Route(retries=1, failures=["alpha-0: gone"]))
+    exchange.queue()
+    exchange.fall_back("beta")
+    alpha, beta = counting.model("alpha"), counting.model("beta")
+    assert (alpha.in_flight, alpha.queued, alpha.fallbacks, alpha.rerouted) == (0, 0, {"beta": 1}, {"retries": 1})
+    exchange.took(Route())
+    exchange.admit()
+    exchange.done(200)
+    assert (beta.in_flight, beta.requests, beta.rerouted) == (0, {("chat_completions", 200): 1}, {})
+    assert alpha.requests == {}
