@@ -159,10 +159,10 @@ async def _attempt(
 ) -> None:
     """Ask one model, once it has a permit. With `covers`, an answer of such a status is `Refused`, not relayed."""
     tenant, cost, record, call = asked.tenant, asked.cost, asked.record, asked.call
-    permit = entry.gate.try_enter(tenant, cost.tokens)
+    permit = entry.gate.try_enter(tenant, cost.prompt_tokens)
     if permit is None:
         record.queue()
-        permit = await entry.gate.enter(tenant, cost.tokens)
+        permit = await entry.gate.enter(tenant, cost.prompt_tokens)
     record.admit()
     try:
         name = model.config.name
