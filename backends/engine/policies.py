@@ -19,6 +19,9 @@ from backends.model import Load, OpenAIRequest
 # More than these are remembered only of what is gone.
 _UNANSWERED = 4096
 _ENDPOINTS = 1024
+# How far one look at an engine's load moves what is thought of it. Requests come and go faster than loads are looked
+# at, so a single look is mostly chance, which would send many conversations away at once.
+_NEWEST_WEIGHT = 0.3
 # How many tokens under way one token of a cached prompt outweighs. Measured with `python -m tests.bench.cache`: at 1 a
 # quarter more is computed, since long answers, whose prompts were cached, drive conversations apart.
 _CACHED_WEIGHT = 4
@@ -281,7 +284,8 @@ class _Work:
         if seen is None or seen[0] is not load:
             if len(self._others) > _ENDPOINTS:
                 self._others.clear()
-            seen = load, max(0.0, load.waiting + load.running - replica.in_flight)
+            others = max(0.0, load.waiting + load.running - replica.in_flight)
+            seen = load, others if seen is None else seen[1] + _NEWEST_WEIGHT * (others - seen[1])
             self._others[replica.endpoint.id] = seen
         return seen[1]
 

@@ -231,6 +231,17 @@ def test_requests_of_ours_that_a_load_has_counted_are_not_counted_twice_nor_afte
     assert places(chosen, among, [asked] * 2) == [0, 0]
 
 
+def test_a_peak_of_others_work_counts_in_part_and_one_that_lasts_in_full() -> None:
+    chosen, asked = made("least_load"), opening(1)
+    among = replicas(2, tokens=[0, 4 * asked.prompt_tokens], loads=[Load(), Load()])
+    endpoints = among[0]._endpoints
+    found = []
+    for _ in range(5):
+        found += places(chosen, among, [asked])
+        endpoints.loads = {among[0].endpoint.id: Load(running=6), among[1].endpoint.id: Load()}
+    assert found == [0, 0, 0, 0, 1]
+
+
 def test_least_load_takes_turns_among_equals() -> None:
     assert set(places(made("least_load"), replicas(3), [opening(number) for number in range(3)])) == {0, 1, 2}
 
