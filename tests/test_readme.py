@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pytest
 
 from backends.config import ModelConfig
+from backends.engine import addresses, naming, routing
 from backends.kinds import find_kind
 from backends.repository import load
 from gateway.settings import Settings, flag, read, shown
@@ -23,6 +24,7 @@ from tests.waiting import eventually
 
 README = (ROOT / "README.md").read_text()
 EXAMPLE_SECONDS = 120
+PARAMETERS = routing.PARAMETERS | naming.PARAMETERS | addresses.PARAMETERS
 STARTS_A_SERVER = re.compile(r"^(make serve|\.venv/bin/tritium serve)\b", re.MULTILINE)
 
 
@@ -111,7 +113,7 @@ def test_a_settings_example_is_accepted(example, tmp_path):
 
 
 def test_the_example_of_a_model_is_accepted(tmp_path):
-    (configuration,) = of("protobuf")
+    configuration, _ = of("protobuf")
     (arguments,) = of("json")
     (tmp_path / "parrot" / "1").mkdir(parents=True)
     (tmp_path / "parrot" / "config.pbtxt").write_text(configuration.text)
@@ -119,6 +121,26 @@ def test_the_example_of_a_model_is_accepted(tmp_path):
     (model,) = load([tmp_path])
     assert isinstance(model, ModelConfig), model.reason
     assert len(find_kind(model.backend).launch(model, runtime_dir=str(tmp_path))) == 2
+
+
+@pytest.mark.parametrize("example", of("protobuf"), ids=str)
+def test_the_parameters_of_a_model_are_known(example, tmp_path):
+    (name,) = re.findall(r'^name: "(.*)"$', example.text, re.MULTILINE)
+    (tmp_path / name / "1").mkdir(parents=True)
+    (tmp_path / name / "config.pbtxt").write_text(example.text)
+    (tmp_path / name / "endpoints.txt").write_text("http://c:8000")
+    (model,) = load([tmp_path])
+    assert isinstance(model, ModelConfig), model.reason
+    assert model.parameters.keys() <= PARAMETERS
+    for part in (routing.read, naming.read, addresses.addresses):
+        part(model)
+
+
+def test_the_table_of_parameters_is_that_of_the_code():
+    table = README.split("\n## Replicas and routing\n")[1].split("\n## ")[0]
+    written = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+    assert naming.PARAMETERS | addresses.PARAMETERS <= written <= PARAMETERS
+    assert ",".join(naming.DEFAULT_CAUSES) in table
 
 
 def test_the_table_of_settings_is_that_of_the_code():

@@ -21,7 +21,7 @@ from backends.errors import (
 PARAMETERS = frozenset({"aliases", "fallbacks", "fallback_on"})
 """Every kind has them; each is a list by comma."""
 
-_DEFAULT_CAUSES = ("429", "5xx", "timeout", "connection", "not_ready")
+DEFAULT_CAUSES = ("429", "5xx", "timeout", "connection", "not_ready")
 _STATUS = re.compile(r"[45](\d\d|xx)")
 # The more special classes first.
 _WORDS: tuple[tuple[type[ServingError], tuple[str, ...]], ...] = (
@@ -43,7 +43,7 @@ class Naming:
 
     aliases: tuple[str, ...] = ()
     fallbacks: tuple[str, ...] = ()
-    fallback_on: frozenset[str] = frozenset(_DEFAULT_CAUSES)
+    fallback_on: frozenset[str] = frozenset(DEFAULT_CAUSES)
 
     def covers_status(self, status: int) -> bool:
         """Whether an engine's answer of this status shall be had from a fallback instead."""
