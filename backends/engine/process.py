@@ -23,6 +23,7 @@ from backends.model import State
 _logger = logging.getLogger(__name__)
 
 _KEPT_LINES = 40
+_LONGEST_DELAY_OF_A_KILL_SECONDS = 1.0
 _LINE_BYTES = 4096
 _FIRST_POLL_SECONDS = 0.05
 _LAST_POLL_SECONDS = 0.2
@@ -59,13 +60,20 @@ class EngineProcess:
         Cancelling sends SIGTERM, then SIGKILL after the grace, and returns when no process of the engine is left;
         cancelling once more kills at once and returns without looking.
         """
-        crashes = 0
+        crashes = kills = 0
         patience, status = self._patience, self.status
         try:
             while True:
                 end = await self._live()
                 if end.ready_seconds >= patience.stable_seconds:
                     crashes = 0
+                if end.was_killed and self._was_ready:
+                    # Somebody's doing, or the kernel's, not its own: it has served and will serve again.
+                    kills = 0 if end.ready_seconds else kills + 1
+                    status.enter(State.RESTARTING, end.reason + end.output)
+                    await asyncio.sleep(min(_delay_seconds(kills + 1, patience), _LONGEST_DELAY_OF_A_KILL_SECONDS))
+                    status.restarted()
+                    continue
                 crashes += 1
                 limit = patience.max_restarts
                 if not self._was_ready:
@@ -108,7 +116,8 @@ class EngineProcess:
             await child.finish(ending)
             hopeless = child.status == guard.CANNOT_START_STATUS
             reason = _describe(child.status) + ("" if self._was_ready else " before it was ready")
-            return _End(reason, child.output(), ready_seconds, hopeless=hopeless)
+            was_killed = child.status in {-signal.SIGKILL, 128 + signal.SIGKILL}
+            return _End(reason, child.output(), ready_seconds, hopeless=hopeless, was_killed=was_killed)
         finally:
             watcher.cancel()
             try:
@@ -122,12 +131,16 @@ class EngineProcess:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """How one life ended. `hopeless`: another try, without having been ready ever, would end the same way."""
+    """How one life ended. `hopeless`: another try, without having been ready ever, would end the same way.
+
+    `was_killed`: by SIGKILL, which was not ours.
+    """
 
     reason: str
     output: str
     ready_seconds: float
     hopeless: bool
+    was_killed: bool = False
 
 
 class _Health:

@@ -36,8 +36,8 @@ class Patience:
     """Restarts without a stable READY period between them."""
     max_first_restarts: int = 2
     """As `max_restarts`, for an engine that has never been ready: its arguments are wrong, most likely."""
-    stable_seconds: float = 1.0
-    """READY for so long forgets the crashes before it: an engine that serves is not given up, however often it dies."""
+    stable_seconds: float = 60.0
+    """READY for so long forgets the crashes before it."""
     first_delay_seconds: float = 0.2
     longest_delay_seconds: float = 30.0
     grace_seconds: float = 10.0

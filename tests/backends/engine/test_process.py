@@ -189,10 +189,10 @@ async def test_an_engine_that_goes_on_crashing_is_given_up(folder: Path) -> None
     async with kept(toy(folder), replace(HASTY, max_restarts=3)) as engine:
         for restarts in range(4):
             await holds(is_(engine, State.READY, restarts))
-            os.kill(pids(folder)["engine"], signal.SIGKILL)
+            os.kill(pids(folder)["engine"], signal.SIGABRT)
             (folder / "engine.pid").unlink()
         await holds(is_(engine, State.FAILED))
-        assert engine.status.reason.startswith("was killed by SIGKILL")
+        assert engine.status.reason.startswith("was killed by SIGABRT")
         assert "given up after 3 restarts" in engine.status.reason
         assert "toy engine ready" in engine.status.reason
 
@@ -201,9 +201,27 @@ async def test_a_stable_period_forgets_the_crashes_before_it(folder: Path) -> No
     async with kept(toy(folder), replace(HASTY, max_restarts=1, stable_seconds=0.0)) as engine:
         for restarts in range(4):
             await holds(is_(engine, State.READY, restarts))
+            os.kill(pids(folder)["engine"], signal.SIGABRT)
+            (folder / "engine.pid").unlink()
+        await holds(is_(engine, State.READY, 4))
+
+
+async def test_an_engine_that_has_served_is_not_given_up_however_often_it_is_killed(folder: Path) -> None:
+    async with kept(toy(folder), replace(HASTY, max_restarts=1)) as engine:
+        for restarts in range(4):
+            await holds(is_(engine, State.READY, restarts))
             os.kill(pids(folder)["engine"], signal.SIGKILL)
             (folder / "engine.pid").unlink()
         await holds(is_(engine, State.READY, 4))
+
+
+async def test_an_engine_that_is_killed_before_it_ever_served_is_given_up(folder: Path) -> None:
+    async with kept(toy(folder, "late"), replace(HASTY, max_restarts=1)) as engine:
+        for _ in range(2):
+            await holds((folder / "engine.pid").exists)
+            os.kill(pids(folder)["engine"], signal.SIGKILL)
+            (folder / "engine.pid").unlink()
+        await holds(is_(engine, State.FAILED))
 
 
 async def test_an_unhealthy_engine_that_recovers_is_ready_again_without_a_restart(folder: Path) -> None:
