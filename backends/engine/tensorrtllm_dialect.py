@@ -1,17 +1,15 @@
-"""What `trtllm-serve` says differently, bridged to what OpenAI says: once a request, and where a stream has usage."""
+"""What `trtllm-serve` takes differently, bridged to what OpenAI says: once a request."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
-from uuid import uuid4
 
 import msgspec
 
 from backends.engine.continuation import Fields, continued
 from backends.engine.parameters import Parameters, changed, take_constraint, tell_dropped
-from backends.engine.rewriting import BORDER, DONE, Rewritten, Whole
-from backends.errors import UpstreamProtocolError
+from backends.engine.rewriting import Rewritten, Whole
+from backends.engine.tensorrtllm_stream import Chunks, ended_by_its_call
 from backends.model import OpenAIRequest, OpenAIResponse
 
 _CHAT = "/v1/chat/completions"
@@ -59,15 +57,12 @@ _FORMATS = {"json": (b'"json"', "schema"), "regex": (b'"regex"', "regex"), "gram
 # long has a shorter answer by default, one that is thought too short is refused.
 _BYTES_A_TOKEN = 2
 _FEWEST_TOKENS = 16
-
-_USAGE = b',"usage":{'
-_INDEX = re.compile(rb'"index":(\d+)')
-_CHOICES = b',"choices":['
-_NO_CHOICES = b',"choices":[]'
+# An image within the request is no text; most models make no more than so many tokens of one.
+_ATTACHMENT = re.compile(rb'"data:[^"]*;base64,[^"]*"')
+_TOKENS_AN_ATTACHMENT = 1024
 
 _decode_fields = msgspec.json.Decoder(Fields).decode
 _decode_tools = msgspec.json.Decoder(list[Fields]).decode
-_decode_any = msgspec.json.Decoder(dict[str, Any]).decode
 _encode = msgspec.json.encode
 
 
@@ -108,7 +103,7 @@ class Adapter:
         is_demanded = _force_tool(fields)
         _plain_stream_options(fields, is_stream=request.stream)
         if self._context_length is not None and bytes(fields.get("max_tokens", b"null")) == b"null":
-            left = max(self._context_length - len(request.body) // _BYTES_A_TOKEN, _FEWEST_TOKENS)
+            left = max(self._context_length - _most_tokens(request.body), _FEWEST_TOKENS)
             fields["max_tokens"] = msgspec.Raw(b"%d" % left)
         request = changed(request, fields, dropped, _ENGINE)
         if is_demanded:
@@ -126,15 +121,25 @@ class Adapter:
             fields = _decode_fields(request.body)
             n = bytes(fields.get("n", b"1"))
             names_tool = bytes(fields.get("tool_choice", b""))[:1] == b"{"
-            chunks = _Chunks(n=int(n) if n.isdigit() else 1, names_tool=names_tool, is_demanded=is_demanded)
+            chunks = Chunks(n=int(n) if n.isdigit() else 1, names_tool=names_tool, is_demanded=is_demanded)
             response.body = Rewritten(response.body, chunks)
         elif is_demanded:
-            response.body = Whole(response.body, _ended_by_its_call)
+            response.body = Whole(response.body, ended_by_its_call)
         return response
 
     def continuation(self, fields: Fields, path: str, text: str) -> Fields | None:
         # Its chats have no `continue_final_message`, and `echo` repeats the message instead of going on with it.
         return continued(fields, path, text, chat=None)
+
+
+def _most_tokens(body: bytes) -> int:
+    size = len(body)
+    tokens = 0
+    if b";base64," in body:
+        attachments = _ATTACHMENT.findall(body)
+        size -= sum(map(len, attachments))
+        tokens = len(attachments) * _TOKENS_AN_ATTACHMENT
+    return tokens + size // _BYTES_A_TOKEN
 
 
 def _translate_format(fields: Fields, constraint: tuple[str, msgspec.Raw] | None) -> None:
@@ -143,9 +148,13 @@ def _translate_format(fields: Fields, constraint: tuple[str, msgspec.Raw] | None
     try:
         if asked is not None and bytes(asked) != b"null":
             format_ = _decode_fields(asked)
-            if bytes(format_.get("type", b"")) != b'"json_schema"':
-                return
-            constraint = "json", _decode_fields(format_["json_schema"])["schema"]
+            match bytes(format_.get("type", b"")):
+                case b'"text"':
+                    del fields["response_format"]
+                case b'"json_schema"':
+                    constraint = "json", _decode_fields(format_["json_schema"])["schema"]
+                case _:
+                    return
     except (msgspec.DecodeError, KeyError):
         return
     if constraint is not None:
@@ -221,104 +230,3 @@ def _plain_stream_options(fields: Fields, *, is_stream: bool) -> None:
     kept = {"include_usage": msgspec.Raw(b"false")}
     kept |= {key: value for key, value in options.items() if key in _STREAM_OPTIONS and bytes(value) != b"null"}
     fields["stream_options"] = msgspec.Raw(_encode(kept))
-
-
-def _ended_by_its_call(body: bytes) -> bytes:
-    answer = _decode_any(body)
-    _end_by_calls(answer["choices"])
-    return _encode(answer)
-
-
-def _end_by_calls(choices: list[dict[str, Any]]) -> None:
-    for choice in choices:
-        if choice.get("finish_reason") == "stop":
-            choice["finish_reason"] = "tool_calls"
-
-
-class _Chunks:
-    """The chunks of one stream: usage once, at its end; a named tool's name once, with an id, at its begin.
-
-    The engine puts usage on every chunk, or in chunks without choices (one for each prompt), or both.
-    """
-
-    def __init__(self, *, n: int, names_tool: bool, is_demanded: bool) -> None:
-        self._n = n
-        self._names_tool = names_tool
-        self._is_demanded = is_demanded
-        self._head = b""
-        self._running: dict[int, dict[str, Any]] = {}
-        self._totals: list[dict[str, Any]] = []
-        self._called: set[int] = set()
-
-    def convert(self, events: bytes) -> bytes:
-        if not self._names_tool and _USAGE not in events and DONE not in events:
-            return events
-        return b"".join(map(self._event, events.split(BORDER)[:-1]))
-
-    def end(self) -> bytes:
-        return b""
-
-    def _event(self, event: bytes) -> bytes:
-        if event.startswith(DONE):
-            return self._usage() + DONE + BORDER
-        at = event.rfind(_USAGE)
-        if at >= 0:
-            event = self._without_usage(event, at)
-            if not event:
-                return b""
-        if self._names_tool and b'"tool_calls":[{' in event:
-            event = self._call(event)
-        return event + BORDER
-
-    def _without_usage(self, event: bytes, at: int) -> bytes:
-        """The event up to its usage, which is the last of its keys; nothing where it has no choices."""
-        kept, rest = event[:at], event[at + len(_USAGE) - 1 :].rstrip()
-        usage = _decode_any(rest[:-1])
-        if not self._head:
-            self._head = kept[: kept.find(_CHOICES)]
-        if kept.endswith(_NO_CHOICES):
-            self._totals.append(usage)
-            return b""
-        index = _INDEX.search(kept)
-        if index is None:
-            raise UpstreamProtocolError("The engine sent a choice without its index.")
-        self._running[int(index[1])] = usage
-        return kept + b"}"
-
-    def _usage(self) -> bytes:
-        """The usage chunk. Each total counts its own prompt; of choices those of one prompt share it."""
-        if self._totals:
-            usage = _sum(self._totals, self._totals)
-        elif self._running:
-            first_choices = [usage for index, usage in self._running.items() if index % self._n == 0]
-            usage = _sum(first_choices, list(self._running.values()))
-        else:
-            return b""
-        return self._head + _NO_CHOICES + b',"usage":' + _encode(usage) + b"}" + BORDER
-
-    def _call(self, event: bytes) -> bytes:
-        """OpenAI's clients add the pieces of a name up, and want an id."""
-        chunk = _decode_any(event.removeprefix(b"data: "))
-        for choice in chunk["choices"]:
-            for call in choice["delta"].get("tool_calls") or ():
-                if choice["index"] in self._called:
-                    call["function"].pop("name", None)
-                else:
-                    self._called.add(choice["index"])
-                    call["id"] = call.get("id") or f"call_{uuid4().hex}"
-        if self._is_demanded:
-            _end_by_calls(chunk["choices"])
-        return b"data: " + _encode(chunk)
-
-
-def _sum(prompts: list[dict[str, Any]], answers: list[dict[str, Any]]) -> dict[str, Any]:
-    """One usage of several: their prompts, cached parts included, and their answers."""
-    read = sum(usage["prompt_tokens"] for usage in prompts)
-    written = sum(usage.get("completion_tokens") or 0 for usage in answers)
-    cached = sum((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0 for usage in prompts)
-    return {
-        "prompt_tokens": read,
-        "completion_tokens": written,
-        "total_tokens": read + written,
-        "prompt_tokens_details": {"cached_tokens": cached},
-    }

@@ -70,6 +70,12 @@ def test_without_max_tokens_it_gets_what_the_prompt_leaves_of_the_context(path: 
     assert sent(path, context_length=20)["max_tokens"] == 16
 
 
+def test_an_image_in_the_request_is_no_text_that_fills_the_context() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
+    turns = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, image]}]
+    assert 900 < sent(context_length=2048, messages=turns)["max_tokens"] < 1024
+
+
 def test_without_a_known_context_its_own_default_holds() -> None:
     assert "max_tokens" not in sent()
 
@@ -79,7 +85,6 @@ def test_without_a_known_context_its_own_default_holds() -> None:
     [
         ({"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": SCHEMA}}, "schema"),
         ({"type": "json_object"}, None),
-        ({"type": "text"}, None),
         ({"type": "regex", "regex": "a+"}, None),
     ],
 )
@@ -87,6 +92,11 @@ def test_without_a_known_context_its_own_default_holds() -> None:
 def test_a_json_schema_takes_its_own_form(path: str, asked: dict[str, Any], format_: str | None) -> None:
     expected = {"type": "json", "schema": SCHEMA} if format_ else asked
     assert sent(path, response_format=asked)["response_format"] == expected
+
+
+def test_text_is_no_format_to_speak_of() -> None:
+    assert "response_format" not in sent(response_format={"type": "text"})
+    assert sent(tools=[TOOL], tool_choice="required", response_format={"type": "text"})["response_format"]["schema"]
 
 
 @pytest.mark.parametrize("asked", [{"type": "json_schema"}, {"type": "json_schema", "json_schema": {"name": "n"}}, 5])
@@ -234,6 +244,12 @@ async def test_usage_without_a_chunk_of_its_own_is_that_of_the_last_chunks() -> 
     chunks = await told(*events, event([piece("c", 0)], usage(5, 2, 4)), DONE, n=2)
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"] == usage(5, 3, 4)
+
+
+async def test_what_a_single_total_tells_is_kept() -> None:
+    total = usage(5, 1) | {"completion_tokens_details": {"reasoning_tokens": 1}}
+    chunks = await told(event([piece("a")]), event([], total), DONE)
+    assert chunks[-1]["usage"] == total
 
 
 async def test_several_prompts_are_added_up() -> None:
