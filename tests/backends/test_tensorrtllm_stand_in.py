@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,8 +14,9 @@ import pytest
 
 from backends.engine.load import METRICS_PATHS, read_load
 from tests.clients.asking import COUNT, OTHER_TOOL, PERSON_SCHEMA, TOOL, WEATHER
+from tests.faults.looking import samples
 from tests.faults.talking import COMPLETIONS, ask, asking, question
-from tests.servers import Tritium
+from tests.servers import Tritium, serving
 from tests.stand_ins.served import MODEL, serving_stand_in
 from tests.stand_ins.tensorrtllm import DEFAULT_MAX_TOKENS
 from tests.stand_ins.words import NATURAL_TOKENS
@@ -135,6 +137,24 @@ async def test_its_role_chunks_are_whole_events(served: tuple[Tritium, str]) -> 
     assert answer.status == 200
     assert b'{"role":"assistant"}' in body.split(b"\n\n")[0]
     assert body.endswith(b"data: [DONE]\n\n")
+
+
+def test_a_remote_that_says_it_is_one_is_bridged_and_measured_as_one(
+    served: tuple[Tritium, str], tmp_path: Path
+) -> None:
+    (tmp_path / "remote" / "1").mkdir(parents=True)
+    parameters = {"endpoints": served[1], "engine": "tensorrtllm", "model": "theirs"}
+    lines = [f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in parameters.items()]
+    (tmp_path / "remote" / "config.pbtxt").write_text("\n".join(['backend: "openai"', *lines]))
+    with serving(tmp_path) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        answer = client.chat.completions.with_raw_response.create(
+            model="remote", messages=COUNT, max_completion_tokens=2, store=True
+        )
+        up = samples(server, "/metrics/engines")
+    assert answer.headers["x-tritium-dropped-params"] == "store"
+    assert answer.parse().model == "theirs"
+    assert [value for (name, _), value in up.items() if name == "tritium_engine_scrape_up"] == [1]
+    assert "trtllm_num_requests_running" in {name for name, _ in up}
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
