@@ -22,8 +22,8 @@ _ENDPOINTS = 1024
 # How far one look at an engine's load moves what is thought of it. Requests come and go faster than loads are looked
 # at, so a single look is mostly chance, which would send many conversations away at once.
 _NEWEST_WEIGHT = 0.3
-# How many tokens under way one token of a cached prompt outweighs. Measured with `python -m tests.bench.cache`: at 1 a
-# quarter more is computed, since long answers, whose prompts were cached, drive conversations apart.
+# How many requests of its size above the bound a request with a cached prompt puts up with. Measured with `python -m
+# tests.bench.cache`: at 1 a quarter more is computed, since answers under way drive conversations apart.
 _CACHED_WEIGHT = 4
 
 
@@ -149,9 +149,10 @@ class Prefix:
     it sent the deepest known block of the prompt elsewhere, that replica comes first.
 
     A replica is over its bound when it has more tokens to work on than `load_factor` times the mean, this request
-    included. The next in the order takes the request then. One that has a part of the prompt cached may exceed the
-    bound by some times as many tokens: to leave it costs another replica their computation, while most of what is
-    under way is computed already. Some replica is always within.
+    included. The next in the order that is within takes the request then; one always is. The first in the order may
+    exceed the bound by the request itself, as in the paper, since the others look for the conversation there; the one
+    that has the prompt cached by some times as much, since another had to compute it, while most of what is under way
+    is computed already.
 
     What answers report corrects the memory: where a replica had less than half of what a finished request must have
     left in its cache, it has lost that, by eviction or by a restart, and all that it saw before is forgotten.
@@ -177,12 +178,13 @@ class Prefix:
             return replicas[work.index(min(work))], "least work"
         order = self._ring.order(replicas, hashes[0])
         known, deepest = self._memory.find(hashes)
-        favourite, share = -1, 0.0
-        if known is not None:
-            favourite = self._ring.places.get(known.replica, -1)
-            share = ends[deepest] / len(request.body)
+        first = None if known is None else self._ring.places.get(known.replica)
+        share = 0.0 if known is None else ends[deepest] / len(request.body)
         bound = self._load_factor * (sum(work) + cost) / len(work)
-        place, reason = _bounded(order, work, bound, favourite, share * request.prompt_tokens)
+        if first is None:
+            place, reason = _bounded(order, work, bound, order[0], cost, "prefix")
+        else:
+            place, reason = _bounded(order, work, bound, first, _CACHED_WEIGHT * share * cost, "cached")
         name = self._ring.names[place]
         if known is not None and known.is_over and known.replica == name:
             visit = self._memory.record(hashes, name, share, known.stamp)
@@ -208,7 +210,7 @@ class Session:
     """Where the session's earlier requests went, unless that replica is over its bound.
 
     The session is what the client's header names, else `prompt_cache_key` or `user` of the body; its hash orders the
-    replicas as in `Prefix`, with the whole prompt taken as cached at the first. A request without any goes by its
+    replicas as in `Prefix`, and the first is taken to have the whole prompt cached. A request without any goes by its
     prefix.
     """
 
@@ -228,8 +230,8 @@ class Session:
         work = self._work.of(replicas, cost)
         order = self._ring.order(replicas, crc32(session.encode("utf-8", "replace")))
         bound = self._load_factor * (sum(work) + cost) / len(work)
-        place, reason = _bounded(order, work, bound, order[0], request.prompt_tokens)
-        return replicas[place], "session" if reason == "cached" else reason
+        place, reason = _bounded(order, work, bound, order[0], _CACHED_WEIGHT * cost, "session")
+        return replicas[place], reason
 
     def learn(self, replica: Replica, request: OpenAIRequest, prompt_tokens: int, cached_tokens: int) -> None:
         self._prefix.learn(replica, request, prompt_tokens, cached_tokens)
@@ -241,14 +243,14 @@ _POLICIES: dict[str, Callable[[Routing], Policy]] = {
 
 
 def _bounded(
-    order: Sequence[int], work: Sequence[float], bound: float, favourite: int, cached: float
+    order: Sequence[int], work: Sequence[float], bound: float, first: int, allowance: float, reason: str
 ) -> tuple[int, str]:
-    """The favourite while it is within the bound and what is cached there is worth; else the first in order within."""
-    if favourite >= 0 and work[favourite] <= bound + _CACHED_WEIGHT * cached:
-        return favourite, "cached"
+    """`first` while it is not further over the bound than it may be; else the next in order that is within. And why."""
+    if work[first] <= bound + allowance:
+        return first, reason
     for place in order:
         if work[place] <= bound:
-            return place, "prefix" if favourite < 0 and place == order[0] else "over its bound"
+            return place, "over its bound"
     # Only where a sum of floats was rounded down.
     return min(order, key=work.__getitem__), "over its bound"
 

@@ -72,20 +72,11 @@ def test_no_replica_takes_more_than_its_bound(name: str, tokens: list[int], numb
     for number in numbers:
         asked = opening(number)
         before = [replica.tokens_in_flight for replica in among]
-        replica, _ = chosen.pick(among, asked)
+        replica, reason = chosen.pick(among, asked)
         mean = (sum(before) + asked.prompt_tokens) / len(among)
-        # What is cached there is worth some times its tokens: never more than the prompt.
-        assert replica.tokens_in_flight <= factor * mean + 4 * asked.prompt_tokens
+        allowance = {"over its bound": 0, "prefix": 1, "cached": 4, "session": 4}[reason] * asked.prompt_tokens
+        assert replica.tokens_in_flight <= factor * mean + allowance + 1e-6
         replica.tokens_in_flight += asked.prompt_tokens
-
-
-@given(st.lists(st.integers(0, 10**5), min_size=2, max_size=8), st.integers(0, 1000), st.floats(1, 3))
-def test_a_prompt_that_nobody_saw_stays_within_the_mean_times_the_factor(
-    tokens: list[int], number: int, factor: float
-) -> None:
-    among, asked = replicas(len(tokens), tokens=tokens), opening(number)
-    replica, _ = made(load_factor=factor).pick(among, asked)
-    assert replica.tokens_in_flight <= factor * (sum(tokens) + asked.prompt_tokens) / len(tokens) + 1e-6
 
 
 @pytest.mark.parametrize("name", HOME)
