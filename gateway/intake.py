@@ -122,7 +122,7 @@ async def _serve(
         watch.stream(reply.keep_alive)
     cost = Cost(call, dialect.capability, entry.status.context_length)
     reservation = await plane.quotas.reserve(tenant, cost) if tenant.is_limited else NOTHING
-    reply.fields = reservation.fields
+    reply.wire.head_lines = reservation.head_lines
     if reservation.refusal is not None:
         raise reservation.refusal
     asked = _Asked(plane, dialect, scope, headers, call, tenant, cost, decision, record, watch, reply)

@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from functools import cache
+from operator import itemgetter
 from time import time
 
 from backends.errors import RateLimited, Unavailable
-from backends.model import Headers
 from gateway.cost import Cost
 from gateway.counters import Counters
 from gateway.tenants import Tenant, Window
 
 
 class Reservation:
-    """What was counted for one request before it ran. `fields` go out with its answer.
+    """What was counted for one request before it ran. `head_lines` go out with its answer.
 
     `refusal` says why it may not run, and then nothing is reserved; else `settle` follows, once.
     """
 
-    __slots__ = ("_counted", "_counters", "_has_place", "_tenant", "_tokens", "fields", "refusal")
+    __slots__ = ("_counted", "_counters", "_has_place", "_tenant", "_tokens", "head_lines", "refusal")
 
     def __init__(self, counters: Counters | None, tenant: str, tokens: int) -> None:
         self._counters = counters
@@ -28,7 +29,7 @@ class Reservation:
         self._tokens = tokens
         self._has_place = False
         self._counted: list[tuple[str, Window]] = []
-        self.fields: Headers = ()
+        self.head_lines = b""
         self.refusal: RateLimited | None = None
 
     def settle(self, tokens: int | None) -> None:
@@ -59,31 +60,38 @@ class Reservation:
         """
         assert self._counters is not None
         now = time()
-        waits: list[tuple[float, Window, int]] = []
-        fields: dict[str, tuple[Window, int, float]] = {}
+        tokens, counted = self._tokens, self._counted
+        totals = []
+        waits = []
         for window in windows:
             index, left = window.at(now)
-            key = f"{self._tenant}/{window.what}/{window.seconds}/{index}"
-            amount = self._amount(window)
-            total = await self._counters.incr(key, window.seconds, amount)
-            self._counted.append((key, window))
+            key = window.key + str(index)
+            total = await self._counters.incr(key, window.seconds, tokens if window.what == "tokens" else 1)
+            counted.append((key, window))
+            totals.append((window, total, left))
             if total > window.limit:
-                waits.append((left, window, total - amount))
-            fields.setdefault(window.what, (window, total, left))
+                waits.append((left, window, total))
         if waits:
-            self.refusal = self._refusal(*max(waits, key=lambda wait: wait[0]))
-        # Counters of a refused request are given back, so what it asked for is not used up.
-        self.fields = [
-            field
-            for window, total, left in fields.values()
-            for field in _fields(window, total - (self._amount(window) if waits else 0), left)
-        ]
+            self.refusal = self._refusal(*max(waits, key=itemgetter(0)))
+        self.head_lines = self._told(totals)
+
+    def _told(self, totals: Sequence[tuple[Window, int, float]]) -> bytes:
+        """OpenAI's fields: of requests and of tokens, each by its shortest window."""
+        lines = b""
+        before = ""
+        for window, total, left in totals:
+            if window.what != before:
+                before = window.what
+                used = total - self._amount(window) if self.refusal else total  # what is refused is given back
+                lines += window.told % (max(0, window.limit - used), duration(math.ceil(left)))
+        return lines
 
     def _amount(self, window: Window) -> int:
         return self._tokens if window.what == "tokens" else 1
 
-    def _refusal(self, left: float, window: Window, used: int) -> RateLimited:
+    def _refusal(self, left: float, window: Window, total: int) -> RateLimited:
         asked = self._amount(window)
+        used = total - asked
         per = {60: "minute", 86400: "day"}[window.seconds]
         message = (
             f"Tenant {self._tenant!r} has reached its limit of {window.limit} {window.what} a {per}: "
@@ -91,7 +99,7 @@ class Reservation:
         )
         if asked > window.limit:
             return RateLimited(f"{message} One request may not ask for more than the limit.", is_final=True)
-        return RateLimited(f"{message} Try again in {duration(left)}.", retry_after_seconds=left)
+        return RateLimited(f"{message} Try again in {duration(math.ceil(left)).decode()}.", retry_after_seconds=left)
 
 
 NOTHING = Reservation(None, "", 0)
@@ -135,17 +143,9 @@ def _estimate(tenant: Tenant, cost: Cost) -> int:
     return max(cost.asked_tokens, min(cost.tokens, limit))
 
 
-def duration(seconds: float) -> str:
-    """Whole seconds, rounded up, as OpenAI writes them: `1s`, `6m0s`, `23h59m1s`."""
-    minutes, rest = divmod(max(1, math.ceil(seconds)), 60)
+@cache
+def duration(seconds: int) -> bytes:
+    """Whole seconds as OpenAI writes them: `1s`, `6m0s`, `23h59m1s`. There are no more than a day has."""
+    minutes, rest = divmod(max(1, seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + f"{rest}s"
-
-
-def _fields(window: Window, total: int, left: float) -> Headers:
-    what = window.what.encode()
-    return (
-        (b"x-ratelimit-limit-%b" % what, b"%d" % window.limit),
-        (b"x-ratelimit-remaining-%b" % what, b"%d" % max(0, window.limit - total)),
-        (b"x-ratelimit-reset-%b" % what, duration(left).encode()),
-    )
+    return ((f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + f"{rest}s").encode()

@@ -6,7 +6,6 @@ import fnmatch
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -35,19 +34,32 @@ class Priority(IntEnum):
     BULK = 2
 
 
-@dataclass(frozen=True, slots=True)
 class Window:
-    """One limit over time. Windows are fixed; `phase` keeps those of all tenants from ending at once."""
+    """One limit over time. Windows are fixed; `phase` keeps those of all tenants from ending at once.
 
-    what: Literal["requests", "tokens"]
-    seconds: int
-    limit: int
-    phase: int
+    `key` is how the keys of its counts begin. `told` is what clients hear of it, as lines of a head: the figures that
+    change, what remains and until when, are still to be filled in.
+    """
+
+    __slots__ = ("key", "limit", "phase", "seconds", "told", "what")
+
+    def __init__(
+        self, tenant: str, what: Literal["requests", "tokens"], seconds: int, limit: int, phase: int = 0
+    ) -> None:
+        self.what = what
+        self.seconds = seconds
+        self.limit = limit
+        self.phase = phase
+        self.key = f"{tenant}/{what}/{seconds}/"
+        self.told = (
+            f"x-ratelimit-limit-{what}: {limit}\r\nx-ratelimit-remaining-{what}: %d\r\nx-ratelimit-reset-{what}: %b\r\n"
+        ).encode()
 
     def at(self, now: float) -> tuple[int, float]:
         """The number of the window at `now` (seconds since the epoch), and how many seconds of it are left."""
-        index, passed = divmod(now + self.phase, self.seconds)
-        return int(index), self.seconds - passed
+        since = now + self.phase
+        index = int(since) // self.seconds
+        return index, (index + 1) * self.seconds - since
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -65,11 +77,11 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """The limits over time."""
         phase = crc32(tenant.encode()) % _MINUTE_SECONDS
         if self.requests_per_minute is not None:
-            yield Window("requests", _MINUTE_SECONDS, self.requests_per_minute, phase)
+            yield Window(tenant, "requests", _MINUTE_SECONDS, self.requests_per_minute, phase)
         if self.tokens_per_minute is not None:
-            yield Window("tokens", _MINUTE_SECONDS, self.tokens_per_minute, phase)
+            yield Window(tenant, "tokens", _MINUTE_SECONDS, self.tokens_per_minute, phase)
         if self.tokens_per_day is not None:
-            yield Window("tokens", _DAY_SECONDS, self.tokens_per_day, 0)  # days are those of UTC
+            yield Window(tenant, "tokens", _DAY_SECONDS, self.tokens_per_day)  # days are those of UTC
 
 
 class Tenant:

@@ -75,7 +75,10 @@ class _Nowhere(asyncio.Transport):
 
 
 class Wire(asyncio.Transport):
-    """A client's transport. `paused`: it reads too slowly, see `drained`; `lost`: it is gone, see `on_lost`."""
+    """A client's transport. `paused`: it reads too slowly, see `drained`; `lost`: it is gone, see `on_lost`.
+
+    `head_lines` go out with the next head, each a whole line with its end: uvicorn takes 1 µs for a field of its own.
+    """
 
     __slots__ = (
         "_held_back",
@@ -85,6 +88,7 @@ class Wire(asyncio.Transport):
         "_trailers",
         "_transport",
         "_waiter",
+        "head_lines",
         "loop",
         "lost",
         "on_lost",
@@ -96,6 +100,7 @@ class Wire(asyncio.Transport):
         self.paused = False
         self.lost = False
         self.on_lost: Callable[[], None] | None = None
+        self.head_lines = b""
         self._outbox = outbox
         self.loop = outbox.loop
         self._transport = transport
@@ -158,6 +163,9 @@ class Wire(asyncio.Transport):
     # asyncio.Transport, as far as uvicorn uses it
 
     def write(self, data: Any) -> None:
+        if self.head_lines:  # nothing is written before the head
+            data = b"%b%b\r\n" % (data[:-2], self.head_lines)
+            self.head_lines = b""
         if self._trailers and data.endswith(_LAST_CHUNK):
             data = b"%b%b\r\n" % (data[:-2], self._trailers)
             self._trailers = b""

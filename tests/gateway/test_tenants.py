@@ -121,7 +121,7 @@ def test_models_are_named_by_patterns() -> None:
 
 @pytest.mark.parametrize("phase", [0, 17, 59])
 def test_a_window_is_over_when_it_says(phase: int) -> None:
-    window = Window("requests", 60, 1, phase)
+    window = Window("t", "requests", 60, 1, phase)
     index, left = window.at(1_000_000.25)
     assert window.at(1_000_000.25 + left - 0.001)[0] == index
     assert window.at(1_000_000.25 + left + 0.001)[0] == index + 1

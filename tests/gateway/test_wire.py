@@ -69,6 +69,19 @@ async def test_what_a_turn_writes_leaves_in_one_piece_at_its_end(outbox: Outbox)
     assert transport.written[1:] == [b"1\r\nc\r\n"]
 
 
+@pytest.mark.parametrize("is_bare", [False, True])
+async def test_lines_of_a_head_go_out_with_the_next_one_alone(outbox: Outbox, is_bare: bool) -> None:
+    wire, transport = wired(outbox)
+    wire = wire.bare() if is_bare else wire
+    wire.head_lines = b"x-a: 1\r\nx-b: 2\r\n"
+    wire.write(b"HTTP/1.1 200 OK\r\nx: y\r\ncontent-length: 2\r\n\r\n")
+    wire.write(b"{}")
+    wire.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    await asyncio.sleep(0)
+    head = b"HTTP/1.1 200 OK\r\nx: y\r\ncontent-length: 2\r\nx-a: 1\r\nx-b: 2\r\n\r\n"
+    assert transport.written == [head + b"{}HTTP/1.1 200 OK\r\n\r\n"]
+
+
 async def test_closing_writes_what_is_pending_first(outbox: Outbox) -> None:
     wire, transport = wired(outbox)
     wire.write(b"last words")
