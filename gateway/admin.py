@@ -44,7 +44,7 @@ def router(plane: Plane) -> APIRouter:
         return _json(await plane.questions.ask("queue"))
 
     @routes.get("/decisions", summary="The last requests: where they went, and why", response_model=dict[str, Any])
-    async def decisions(limit: Annotated[int, Query(ge=1, le=100_000)] = 100) -> Response:
+    async def decisions(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Response:
         return _json(await plane.questions.ask("decisions", str(limit)))
 
     @routes.get("/models", summary="Models as the supervisor has them", response_model=dict[str, Any])

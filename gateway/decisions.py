@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from backends.model import OpenAIRequest, Route
 from gateway.telemetry import Exchange
 
 _PROMPT_BYTES = 4096
+_ANSWER_BYTES = 4 * 1024 * 1024
 
 
 class Decision:
@@ -47,10 +49,17 @@ class DecisionLog:
         return decision
 
     def render(self, limit: int) -> list[bytes]:
-        """The last `limit` as JSON objects, the newest last."""
-        now, now_monotonic = time.time(), time.monotonic()
-        chosen = [self._ring[number] for number in range(max(0, len(self._ring) - limit), len(self._ring))]
-        return [msgspec.json.encode(_described(decision, now - now_monotonic)) for decision in chosen]
+        """The last `limit` as JSON objects, the newest last; fewer where prompts make them too long for one answer."""
+        epoch = time.time() - time.monotonic()
+        found: deque[bytes] = deque()
+        size_bytes = 0
+        for decision in islice(reversed(self._ring), limit):
+            text = msgspec.json.encode(_described(decision, epoch))
+            size_bytes += len(text)
+            if size_bytes > _ANSWER_BYTES:
+                break
+            found.appendleft(text)
+        return list(found)
 
 
 def _described(decision: Decision, epoch: float) -> dict[str, Any]:

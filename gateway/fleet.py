@@ -22,6 +22,7 @@ _logger = logging.getLogger(__name__)
 
 _FILE_LOOK_SECONDS = 1.0
 _IDLE_LOOK_SECONDS = 0.2
+_DRAINED = {State.DRAINING, State.STOPPED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,8 @@ class Fleet:
         """Follow the repository: load what changed, is new or has failed, unload what is gone.
 
         In explicit mode it is followed for what is loaded now. Returns what became of each model: `unchanged`,
-        `loaded`, `unloaded`, or why it was refused. Raises `InvalidRequest` where a repository cannot be read.
+        `loaded`, `unloaded`, `drained` (which it stays), or why it was refused. Raises `InvalidRequest` where a
+        repository cannot be read.
         """
         settings = self._settings
         if settings.model_control_mode == "explicit":
@@ -189,6 +191,8 @@ class Fleet:
     async def _follow(self, name: str, found: Sequence[ModelConfig | BrokenModel]) -> str:
         """One model's part of a reload: what became of it."""
         versions = self._models.get(name, [])
+        if versions and found and all(model.status().state in _DRAINED for model in versions):
+            return "drained"  # by somebody, who will load it again
         is_same = [model.config for model in versions] == list(found)
         if is_same and not any(model.status().state is State.FAILED for model in versions):
             return "unchanged"

@@ -92,7 +92,8 @@ class ServerProcess:
         """Serve until drained (0) or until the supervisor is gone (1)."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._drain_asked.set)
-        loop.add_signal_handler(signal.SIGINT, lambda: None)  # of the terminal: the supervisor has it too
+        for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal: the supervisor has them too
+            loop.add_signal_handler(number, lambda: None)
         self._plane.telemetry.start()
         first = asyncio.Event()
         following = asyncio.create_task(self._follow(first))

@@ -70,6 +70,15 @@ def test_only_the_last_ones_are_kept_and_told() -> None:
     assert rendered(log, 0) == []
 
 
+def test_an_answer_is_never_longer_than_the_channel_bears() -> None:
+    log = DecisionLog(1000, prompts=True)
+    for number in range(1000):
+        log.begin(exchange(), str(number), b"\x01" * 4096)  # six bytes each in JSON
+    told = log.render(1000)
+    assert 100 < len(told) < 1000
+    assert json.loads(told[-1])["asked"] == "999"
+
+
 def test_prompts_are_kept_only_where_asked_and_only_their_beginning() -> None:
     body = b"\xff" + b"x" * 100_000
     silent, telling = DecisionLog(1), DecisionLog(1, prompts=True)

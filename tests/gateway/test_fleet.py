@@ -196,6 +196,13 @@ async def test_a_drained_model_stays_listed_and_can_be_loaded_again(running: Run
     assert running.endpoints() == {"m-1-0.1": State.READY}
 
 
+async def test_a_reload_leaves_a_drained_model_to_whoever_drained_it(running: Running) -> None:
+    await running.fleet.drain("m")
+    running.write("m", {"slots": 2})
+    assert await running.fleet.reload() == {"m": "drained"}
+    assert running.state() is State.STOPPED
+
+
 async def test_the_time_to_drain_is_bounded(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     running = Running(echo_repository(tmp_path / "models", {"m": {}}), tmp_path / "run", exit_timeout_secs=0.2)
