@@ -1,4 +1,8 @@
-"""Tokens for a stand-in: what an answer will be is known from its request, and the same each time."""
+"""Tokens for a stand-in: what an answer will be is known from its request, and the same each time.
+
+A word follows from the two before it, as in a very small model: a prompt that ends with the begin of its answer goes
+on as that did.
+"""
 
 from __future__ import annotations
 
@@ -84,11 +88,14 @@ def written(content: Any) -> str:
 
 
 def _words(asked: Generation, prompt: str, index: int, max_tokens: int) -> list[str]:
-    is_greedy = asked.temperature == 0
-    salt = f"{prompt}|{'' if is_greedy else f'{asked.seed}|{index}'}"
-    length = max_tokens if asked.ignore_eos else NATURAL_TOKENS
-    digests = (hashlib.sha256(f"{salt}|{number}".encode()).digest()[0] for number in range(length))
-    return [f" {WORDS[digest % len(WORDS)]}" for digest in digests]
+    salt = "" if asked.temperature == 0 else f"{asked.seed}|{index}"
+    before = ["", "", *map(str.strip, split(prompt))][-2:]
+    said: list[str] = []
+    for _ in range(max_tokens if asked.ignore_eos else NATURAL_TOKENS):
+        digest = hashlib.sha256("|".join([salt, *before]).encode()).digest()
+        before = [before[1], WORDS[digest[0] % len(WORDS)]]
+        said.append(f" {before[1]}")
+    return said
 
 
 def _formatted(asked: Generation) -> list[str] | None:
