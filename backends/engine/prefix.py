@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from zlib import crc32
 
+_MESSAGES = re.compile(rb'"(?:messages|input)"\s*:\s*\[')
 _FIELDS = {
     "/v1/chat/completions": b'"messages"',
     "/v1/messages": b'"messages"',
@@ -13,6 +15,7 @@ _FIELDS = {
     "/v1/responses": b'"input"',
 }
 _HEAD_BYTES = 1024
+_SEARCHED_BYTES = 65536
 _LEAST_BLOCK_BYTES = 256
 _SAMPLES = 4096
 _BLOCK_SAMPLES = 512
@@ -61,11 +64,14 @@ def blocks(path: str, body: bytes) -> tuple[list[int], list[int]]:
 def _head(body: bytes, start: int, length: int) -> tuple[int, int]:
     """Where the first user message begins, and where the head ends.
 
-    Cases: no user message, so a fixed length; a user message that closes within its first KiB; a longer one.
+    Cases: no list of messages, or no user message in its first 64 KiB, so a fixed length; a user message that closes
+    within its first KiB; a longer one.
 
     A brace inside the text only ends the head earlier, and at the same place in every turn.
     """
-    user = body.find(b'"user"', start)
+    user = -1
+    if _MESSAGES.match(body, start):
+        user = body.find(b'"user"', start, start + _SEARCHED_BYTES)
     if user < 0:
         return start, min(length, start + _HEAD_BYTES)
     limit = user + _HEAD_BYTES

@@ -107,6 +107,26 @@ def test_each_operation_with_a_prompt_has_its_field(path: str, field: str) -> No
 
 
 @pytest.mark.parametrize(
+    ("path", "field", "values"),
+    [
+        ("/v1/completions", "prompt", ("p" * 5000, "p" * 5000 + " and more")),
+        ("/v1/completions", "prompt", (["p" * 5000], ["p" * 5000 + " and more"])),
+        ("/v1/responses", "input", ("p" * 5000, "p" * 5000 + " and more")),
+    ],
+)
+def test_a_text_that_grows_keeps_its_head_whatever_field_follows(
+    path: str, field: str, values: tuple[Any, Any]
+) -> None:
+    bodies = [json.dumps({"model": "m", field: value, "user": "Ann"}).encode() for value in values]
+    assert len({blocks(path, body)[0][0] for body in bodies}) == 1
+
+
+def test_no_more_than_64_kib_are_searched_for_the_first_user_message() -> None:
+    heads = {hashed(turns(user, 1, system="s" * 70000)[0])[0] for user in ("Ann", "Bob")}
+    assert len(heads) == 1
+
+
+@pytest.mark.parametrize(
     ("path", "body"),
     [("/v1/embeddings", b'{"input":"text"}'), ("/v1/responses/resp_1", b""), (CHAT, b"{}"), (CHAT, b"")],
 )
