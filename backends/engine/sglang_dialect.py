@@ -10,8 +10,12 @@ from backends.model import OpenAIRequest, OpenAIResponse
 
 _PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 # It ignores what it does not know, and defaults as OpenAI does: only vLLM's own words would go unheard.
-PARAMETERS = Parameters("SGLang", dropped=frozenset({"bad_words", "allowed_token_ids", "prompt_logprobs"}))
-_WORDS = PARAMETERS.dropped | CONSTRAINTS
+PARAMETERS = Parameters(
+    "SGLang",
+    dropped=frozenset({"bad_words", "allowed_token_ids", "prompt_logprobs"}),
+    renamed={"include_stop_str_in_output": "no_stop_trim"},
+)
+_WORDS = PARAMETERS.dropped | PARAMETERS.renamed.keys() | CONSTRAINTS
 _FIELDS = {"regex": "regex", "grammar": "ebnf"}
 
 _decode_fields = msgspec.json.Decoder(Fields).decode

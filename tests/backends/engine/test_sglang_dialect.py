@@ -39,14 +39,13 @@ def test_a_request_without_vllms_words_is_the_clients_bytes() -> None:
             {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}},
         ),
         ({"guided_regex": "a+"}, {"regex": "a+"}),
+        ({"include_stop_str_in_output": True}, {"no_stop_trim": True}),
         ({"structured_outputs": {"choice": ["a", "b"]}}, {"regex": "(a|b)"}),
         ({"structured_outputs": {"grammar": "root ::= x"}}, {"ebnf": "root ::= x"}),
     ],
 )
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
-def test_vllms_words_for_constrained_output_become_its_own(
-    path: str, asked: dict[str, Any], sent: dict[str, Any]
-) -> None:
+def test_vllms_words_become_its_own(path: str, asked: dict[str, Any], sent: dict[str, Any]) -> None:
     changed = Adapter().request(asking(path, **asked))
     assert json.loads(changed.body) == {"model": "m", "messages": TURNS, **sent}
 
