@@ -220,7 +220,7 @@ class Fleet:
             self._swap(name, after)
         self._start(fresh)
         try:
-            await self._until(lambda: all(endpoint.status.settled for endpoint in fresh))
+            await self._until(lambda: all(model.settled for model in after))
             _check_ready(after, fresh)
         except BaseException:
             if serves:
