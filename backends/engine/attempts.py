@@ -74,11 +74,11 @@ class Leg:
 class Attempts:
     """A request's way through the replicas of its model. `stalled` may be told until its answer is closed."""
 
-    def __init__(self, model: EngineModel, request: OpenAIRequest) -> None:
+    def __init__(self, model: EngineModel, request: OpenAIRequest, loop: asyncio.AbstractEventLoop) -> None:
         self.model = model
         self.request = request
         self._replicas = model.replicas
-        task = asyncio.current_task()
+        task = asyncio.current_task(loop)
         assert task is not None
         self._task = task
         self._under_way = False
@@ -118,7 +118,9 @@ class Attempts:
             if response.status < 400:
                 self.succeeded(leg)
                 self.learn(leg.replica, *_usage(whole))
-            return OpenAIResponse(response.status, [*response.headers, *told(request.route)], _Collected(whole))
+            return OpenAIResponse(
+                response.status, [*response.headers, *told(leg.replica, request.route)], _Collected(whole)
+            )
 
     async def depart(self, request: OpenAIRequest) -> Leg:
         """Send it to one replica after the other until one answers, be it with an error that nobody else would mend."""

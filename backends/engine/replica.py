@@ -32,24 +32,31 @@ class Replica:
 
     __slots__ = (
         "_ban_seconds",
+        "_banned",
         "_banned_until",
         "_endpoints",
         "_failures",
         "_trying",
         "endpoint",
+        "field",
         "in_flight",
         "pool",
         "tokens_in_flight",
     )
 
-    def __init__(self, endpoint: Endpoint, pool: Pool, endpoints: Endpoints) -> None:
+    def __init__(
+        self, endpoint: Endpoint, pool: Pool, endpoints: Endpoints, banned: set[Replica] | None = None
+    ) -> None:
         self.endpoint = endpoint
         self.pool = pool
+        self.field = (b"x-tritium-endpoint", endpoint.id.encode("ascii", "backslashreplace"))
+        """The header field that tells who answers."""
         self.in_flight = 0
         """Requests of this process."""
         self.tokens_in_flight = 0
         """Their prompt and output tokens, as far as they can be known before."""
         self._endpoints = endpoints
+        self._banned = set() if banned is None else banned
         self._failures = 0
         self._ban_seconds = 0.0
         self._banned_until = 0.0
@@ -59,11 +66,6 @@ class Replica:
     def load(self) -> Load | None:
         """What the engine itself said last; None where it says nothing."""
         return self._endpoints.loads.get(self.endpoint.id)
-
-    @property
-    def is_banned(self) -> bool:
-        """Whether it failed too often to be sent anything, but for one request once its ban is over."""
-        return bool(self._ban_seconds)
 
     def admits(self, now: float) -> bool:
         return not self._ban_seconds or (not self._trying and now >= self._banned_until)
@@ -80,8 +82,10 @@ class Replica:
         self._trying = False
 
     def succeeded(self) -> None:
-        self._failures = 0
-        self._ban_seconds = 0.0
+        if self._failures:
+            self._failures = 0
+            self._ban_seconds = 0.0
+            self._banned.discard(self)
 
     def failed(self, *, at_once: bool) -> bool:
         """Whether this failure bans it, which it does not do to one that is banned already."""
@@ -91,6 +95,7 @@ class Replica:
         is_new = not self._ban_seconds
         self._ban_seconds = min(_LONGEST_BAN_SECONDS, self._ban_seconds * 2 or _FIRST_BAN_SECONDS)
         self._banned_until = monotonic() + self._ban_seconds
+        self._banned.add(self)
         return is_new
 
     def follow(self, endpoint: Endpoint) -> None:
@@ -113,6 +118,7 @@ class Replicas:
         self._seen: tuple[Endpoint, ...] = ()
         self._all: dict[str, Replica] = {}
         self._ready: list[Replica] = []
+        self._banned: set[Replica] = set()
         self._turn = 0
 
     def ready(self) -> list[Replica]:
@@ -144,7 +150,7 @@ class Replicas:
         Banned ones are passed over as long as there is another.
         """
         ready = self.ready()
-        if avoided or any(replica.is_banned for replica in ready):
+        if avoided or self._banned:
             now = monotonic()
             left = [replica for replica in ready if replica not in avoided]
             ready = [replica for replica in left if replica.admits(now)] or left
@@ -181,10 +187,11 @@ class Replicas:
             replica = before.pop(endpoint.address, None)
             if replica is None:
                 pool = Pool(endpoint.address, f"The engine of model {self._name!r}", self._headers)
-                replica = Replica(endpoint, pool, self._endpoints)
+                replica = Replica(endpoint, pool, self._endpoints, self._banned)
             replica.follow(endpoint)
             self._all[endpoint.address] = replica
         for gone in before.values():
             gone.pool.close()
+            self._banned.discard(gone)
         self._seen = current
         self._ready = [replica for replica in self._all.values() if replica.endpoint.state is State.READY]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Protocol
 
 from backends.config import ModelConfig
@@ -49,6 +50,7 @@ class EngineModel:
         self.replicas = Replicas(config.name, endpoints, policy(self.routing), headers)
         self.budget = Budget(self.routing.retry_budget)
         self.hedge = Hedge()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def ready(self) -> bool:
         """Whether a request can be sent now; where there are several endpoints, also whether it is worth its wait."""
@@ -58,7 +60,10 @@ class EngineModel:
     async def respond(self, request: OpenAIRequest) -> OpenAIResponse:
         replicas = self.replicas
         if replicas.count > 1 and request.method == "POST":
-            return await Attempts(self, request).answer()
+            loop = self._loop
+            if loop is None:
+                loop = self._loop = asyncio.get_running_loop()  # which costs a system call (Python 3.11)
+            return await Attempts(self, request, loop).answer()
         replica = replicas.next()
         request.route.endpoint = replica.endpoint.id
         return await self.send(replica, request)

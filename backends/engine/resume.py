@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from backends.engine.journal import Journal, ReportedError
+from backends.engine.replica import Replica
 from backends.engine.seam import Seam, binding, least, shortened, stops
 from backends.errors import ServingError, Unavailable, UpstreamError, UpstreamProtocolError
 from backends.model import Capability, Frame, OpenAIRequest, Route, Write
@@ -220,7 +221,7 @@ class Resumable:
 
     def _set_headers(self) -> None:
         route = self._attempts.request.route
-        self.headers[:] = [*self._leg.response.headers, (b"trailer", RESUMED), *told(route)]
+        self.headers[:] = [*self._leg.response.headers, (b"trailer", RESUMED), *told(self._leg.replica, route)]
 
     async def _count(self, text: str) -> int:
         """How many tokens the text is, as a replica says that is ready; 0 where none can say."""
@@ -258,9 +259,9 @@ async def _then_raise(waits: Coroutine[Any, Any, None] | None, error: Exception)
     raise error
 
 
-def told(route: Route) -> list[tuple[bytes, bytes]]:
+def told(replica: Replica, route: Route) -> list[tuple[bytes, bytes]]:
     """What the head of an answer says of its way: who gives it, and how often it was sent once more."""
-    fields = [(b"x-tritium-endpoint", route.endpoint.encode("latin-1", "replace"))]
+    fields = [replica.field]
     if route.retries:
         fields.append((b"x-tritium-retries", b"%d" % route.retries))
     if route.hedges:
