@@ -165,6 +165,8 @@ class Fleet:
                     await self._read_file(name)
                 except ServingError as error:
                     _logger.warning("%s: its endpoints stay as they are: %s", name, error.message)
+                except Exception:
+                    _logger.exception("%s: its file of endpoints was not followed", name)
 
     async def _read_file(self, name: str) -> None:
         for number, model in enumerate(self._models.get(name, [])):

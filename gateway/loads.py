@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 from backends.engine.load import METRICS_PATHS, read_load, told_by
@@ -10,6 +11,8 @@ from backends.engine.probe import Probe
 from backends.errors import ServingError
 from backends.model import Endpoint, Load, State
 from gateway.snapshot import Loads, ModelStatus
+
+_logger = logging.getLogger(__name__)
 
 _LIMIT_BYTES = 8 * 1024 * 1024
 _TIMEOUT_SECONDS = 2.0
@@ -58,9 +61,12 @@ class LoadWatch:
             probe = self._probes[endpoint.address] = Probe(endpoint.address)
         try:
             status, text = await probe.get(METRICS_PATHS[backend], _TIMEOUT_SECONDS, _LIMIT_BYTES)
+            return read_load(backend, text) if status == 200 else None
         except ServingError:
             return None
-        return read_load(backend, text) if status == 200 else None
+        except Exception:
+            _logger.exception("%s: its load could not be read", endpoint.id)
+            return None
 
     def _forget(self, live: set[str]) -> None:
         for address in self._probes.keys() - live:

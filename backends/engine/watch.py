@@ -20,6 +20,7 @@ _BODY_LIMIT_BYTES = 4 * 1024 * 1024
 _REMOTE_HEALTH = "/health"
 # Servers of other people are asked less often while all is well: each request that fails tells as much.
 _REMOTE_CALM_FACTOR = 5
+_SETTLED = frozenset({State.READY, State.UNHEALTHY, State.FAILED, State.STOPPED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Status:
         self.restarts = 0
         self.context_length = context_length
         self.settled = False
-        """Whether it has been ready or has failed once."""
+        """Whether it has been ready or has failed once, or will do neither."""
         self._name = name
         self._changed = changed
         self._draining = False
@@ -71,7 +72,7 @@ class Status:
             level = logging.WARNING if reason else logging.INFO
             _logger.log(level, "%s: %s%s", self._name, state.value, f" ({reason})" if reason else "")
         self.state, self.reason = state, reason
-        self.settled = self.settled or state in {State.READY, State.UNHEALTHY, State.FAILED}
+        self.settled = self.settled or state in _SETTLED
         self._changed.set()
 
     def restarted(self) -> None:

@@ -171,6 +171,21 @@ async def test_a_file_of_endpoints_may_change_under_streams(tmp_path: Path) -> N
             assert endpoint["address"] == second.address
 
 
+async def test_processes_and_urls_serve_side_by_side(tmp_path: Path) -> None:
+    with echo_engine(tcp=True) as remote:
+        parameters = {"endpoints": remote.address, "routing_policy": "round_robin"}
+        lines = [
+            f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in parameters.items()
+        ]
+        config = "\n".join(["instance_group [{ count: 2 }]", *lines])
+        with running(tmp_path, {"echo": {"config": config}}) as gateway:
+            eventually(lambda: gateway.states("echo") == {"READY": 3})
+            for _ in range(9):
+                answer, _ = await ask(gateway.server.url, question())
+                assert answer.status == 200
+            assert taken(remote) == 3
+
+
 def taken(engine: EchoEngine) -> int:
     """How many requests an engine has had."""
     return int(engine.stats()["requests"])
