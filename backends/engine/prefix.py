@@ -25,7 +25,7 @@ _REMEMBERED_BLOCKS = 32768
 def blocks(path: str, body: bytes) -> tuple[list[int], list[int]]:
     """The hashes of a request's leading blocks, each covering all blocks before it, and where they end in the body.
 
-    None where the operation has no prompt to cache. The JSON is not decoded: the bytes from the prompt's field on
+    Empty where the operation has no prompt to cache. The JSON is not decoded: the bytes from the prompt's field on
     are taken as they are, so a client that writes its messages in the same way each time is recognised.
 
     The first block, the head, names the conversation: everything up to the end of the first user message (its first
