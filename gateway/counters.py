@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
-from time import time
 from typing import Protocol
 
 from gateway.settings import Settings
-
-_SWEEP_SECONDS = 60.0
+from gateway.tenants import Window
 
 
 class Counters(Protocol):
-    """Counts under keys that belong to one window of time each; `incr` is that of the storages of `limits`.
+    """Counts of each window of time, which is over when its time is, and places, which are given back.
 
-    `incr` and `occupy` raise `Unavailable` where counting is not possible now. What only corrects (`adjust`, `vacate`)
+    `take` and `occupy` raise `Unavailable` where counting is not possible now. What only corrects (`adjust`, `vacate`)
     is done as soon as can be, and never raises.
     """
 
-    async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Add; the sum. The key may be forgotten after `expiry` seconds."""
+    async def take(self, windows: Sequence[Window], now: float, tokens: int) -> Sequence[int]:
+        """Count one request with so many tokens in each window; their sums with it."""
         ...
 
-    def adjust(self, key: str, expiry: int, amount: int) -> None:
-        """Add what turned out to be so."""
+    def adjust(self, window: Window, then: float, amount: int) -> None:
+        """Add what turned out to be so of what was counted at that time."""
         ...
 
     async def occupy(self, tenant: str, limit: int) -> bool:
@@ -40,29 +40,42 @@ class Counters(Protocol):
         ...
 
 
+class _Count:
+    """What was counted in the window of this number; of those before nothing needs to be known."""
+
+    __slots__ = ("index", "total")
+
+    def __init__(self) -> None:
+        self.index = -1
+        self.total = 0
+
+
 class MemoryCounters:
-    """The counts of one process alone. Nothing here waits, so what follows on another is one step for all others.
+    """The counts of one process alone. Nothing here waits, so each step is whole for all others.
 
     The in-memory storage of `limits` starts a task that goes through every key at each increment.
     """
 
-    def __init__(self, sweep_seconds: float = _SWEEP_SECONDS) -> None:
-        self._sweep_seconds = sweep_seconds
-        self._counts: dict[str, int] = {}
-        self._ends: dict[str, float] = {}
+    def __init__(self) -> None:
+        self._counts: defaultdict[str, _Count] = defaultdict(_Count)
         self._places: dict[str, int] = {}
 
-    async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        count = self._counts.get(key)
-        if count is None:
-            count = 0
-            self._ends[key] = time() + expiry
-        self._counts[key] = count = count + amount
-        return count
+    async def take(self, windows: Sequence[Window], now: float, tokens: int) -> Sequence[int]:
+        totals = []
+        for window in windows:
+            count = self._counts[window.key]
+            index = window.index(now)
+            if index != count.index:
+                count.index = index
+                count.total = 0
+            count.total += tokens if window.counts_tokens else 1
+            totals.append(count.total)
+        return totals
 
-    def adjust(self, key: str, expiry: int, amount: int) -> None:  # noqa: ARG002  # the protocol
-        if key in self._counts:  # else its window is over
-            self._counts[key] += amount
+    def adjust(self, window: Window, then: float, amount: int) -> None:
+        count = self._counts[window.key]
+        if count.index == window.index(then):  # else its window is over
+            count.total += amount
 
     async def occupy(self, tenant: str, limit: int) -> bool:
         taken = self._places.get(tenant, 0)
@@ -79,11 +92,7 @@ class MemoryCounters:
             del self._places[tenant]
 
     async def run(self) -> None:
-        while True:
-            await asyncio.sleep(self._sweep_seconds)
-            now = time()
-            for key in [key for key, end in self._ends.items() if end < now]:
-                del self._counts[key], self._ends[key]
+        await asyncio.get_running_loop().create_future()
 
 
 def counters_for(settings: Settings, process: int) -> Counters:

@@ -169,8 +169,10 @@ class Lanes:
         return Permit(lane, charged)
 
     def _lift(self, lane: Lane) -> None:
-        peers = [other.counter for other in self._waiting if other.priority == lane.priority]
-        lane.counter = max(lane.counter, min([self._level[lane.priority], *peers]))
+        level = self._level[lane.priority]
+        if self._waiting:
+            level = min([level, *(other.counter for other in self._waiting if other.priority == lane.priority)])
+        lane.counter = max(lane.counter, level)
 
     def _forget(self) -> None:
         """Drop the lanes where nobody waits, which forgives each tenant what it is ahead by: some requests."""

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
 from functools import cache
-from operator import itemgetter
 from time import time
 
 from backends.errors import RateLimited, Unavailable
 from gateway.cost import Cost
 from gateway.counters import Counters
-from gateway.tenants import Tenant, Window
+from gateway.tenants import ANYONE, Tenant, Window
 
 
 class Reservation:
@@ -21,88 +19,78 @@ class Reservation:
     `refusal` says why it may not run, and then nothing is reserved; else `settle` follows, once.
     """
 
-    __slots__ = ("_counted", "_counters", "_has_place", "_tenant", "_tokens", "head_lines", "refusal")
+    __slots__ = ("_counted_at", "_counters", "_has_place", "_tenant", "_tokens", "head_lines", "refusal")
 
-    def __init__(self, counters: Counters | None, tenant: str, tokens: int) -> None:
+    def __init__(self, counters: Counters | None, tenant: Tenant, tokens: int) -> None:
         self._counters = counters
         self._tenant = tenant
         self._tokens = tokens
         self._has_place = False
-        self._counted: list[tuple[str, Window]] = []
+        self._counted_at = 0.0
         self.head_lines = b""
         self.refusal: RateLimited | None = None
 
     def settle(self, tokens: int | None) -> None:
         """It ran and cost so many tokens; or it did not run (None), and everything is given back."""
-        if self._counters is None:
+        counters = self._counters
+        if counters is None:
             return
-        requests, change = (-1, -self._tokens) if tokens is None else (0, tokens - self._tokens)
-        for key, window in self._counted:
-            amount = change if window.what == "tokens" else requests
-            if amount:
-                self._counters.adjust(key, window.seconds, amount)
+        if self._counted_at:
+            requests, change = (-1, -self._tokens) if tokens is None else (0, tokens - self._tokens)
+            for window in self._tenant.windows:
+                amount = change if window.counts_tokens else requests
+                if amount:
+                    counters.adjust(window, self._counted_at, amount)
         if self._has_place:
-            self._counters.vacate(self._tenant)
+            counters.vacate(self._tenant.name)
 
     async def take_place(self, limit: int) -> None:
         """Take one of the tenant's streams. Raises `Unavailable`."""
         assert self._counters is not None
-        self._has_place = await self._counters.occupy(self._tenant, limit)
+        self._has_place = await self._counters.occupy(self._tenant.name, limit)
         if not self._has_place:
             self.refusal = RateLimited(
-                f"Tenant {self._tenant!r} has {limit} streams under way already, as many as it may."
+                f"Tenant {self._tenant.name!r} has {limit} streams under way already, as many as it may."
             )
 
-    async def count(self, windows: Sequence[Window]) -> None:
-        """Count the request in these windows, or say how long to wait until all of them have room.
+    async def count(self) -> None:
+        """Count the request in the tenant's windows, or say how long to wait until all of them have room.
 
         Raises `Unavailable`.
         """
         assert self._counters is not None
-        now = time()
-        tokens, counted = self._tokens, self._counted
-        totals = []
-        waits = []
-        for window in windows:
-            index, left = window.at(now)
-            key = window.key + str(index)
-            total = await self._counters.incr(key, window.seconds, tokens if window.what == "tokens" else 1)
-            counted.append((key, window))
-            totals.append((window, total, left))
-            if total > window.limit:
-                waits.append((left, window, total))
-        if waits:
-            self.refusal = self._refusal(*max(waits, key=itemgetter(0)))
-        self.head_lines = self._told(totals)
-
-    def _told(self, totals: Sequence[tuple[Window, int, float]]) -> bytes:
-        """OpenAI's fields: of requests and of tokens, each by its shortest window."""
-        lines = b""
-        before = ""
-        for window, total, left in totals:
-            if window.what != before:
-                before = window.what
-                used = total - self._amount(window) if self.refusal else total  # what is refused is given back
-                lines += window.told % (max(0, window.limit - used), duration(math.ceil(left)))
-        return lines
+        windows, now = self._tenant.windows, time()
+        totals = await self._counters.take(windows, now, self._tokens)
+        self._counted_at = now
+        left = [window.left(now) for window in windows]
+        over = [number for number, window in enumerate(windows) if totals[number] > window.limit]
+        if over:
+            longest = max(over, key=left.__getitem__)
+            self.refusal = self._refusal(left[longest], windows[longest], totals[longest])
+        figures: list[int | bytes] = []
+        for number in self._tenant.told:
+            window = windows[number]
+            used = totals[number] - self._amount(window) if over else totals[number]  # what is refused is given back
+            figures += (max(0, window.limit - used), duration(math.ceil(left[number])))
+        self.head_lines = self._tenant.head_lines % tuple(figures)
 
     def _amount(self, window: Window) -> int:
-        return self._tokens if window.what == "tokens" else 1
+        return self._tokens if window.counts_tokens else 1
 
     def _refusal(self, left: float, window: Window, total: int) -> RateLimited:
         asked = self._amount(window)
-        used = total - asked
         per = {60: "minute", 86400: "day"}[window.seconds]
         message = (
-            f"Tenant {self._tenant!r} has reached its limit of {window.limit} {window.what} a {per}: "
-            f"{used} used, {asked} asked for."
+            f"Tenant {self._tenant.name!r} has reached its limit of {window.limit} {window.what} a {per}: "
+            f"{total - asked} used, {asked} asked for."
         )
         if asked > window.limit:
             return RateLimited(f"{message} One request may not ask for more than the limit.", is_final=True)
-        return RateLimited(f"{message} Try again in {duration(math.ceil(left)).decode()}.", retry_after_seconds=left)
+        wait = duration(math.ceil(left)).decode()
+        return RateLimited(f"{message} Try again in {wait}.", retry_after_seconds=left)
 
 
-NOTHING = Reservation(None, "", 0)
+NOTHING = Reservation(None, ANYONE, 0)
 """The reservation of who has no limits."""
 
 
@@ -119,12 +107,12 @@ class Quotas:
         A count is taken first and given back if it was too much: what is let in never goes over a limit, whoever
         counts at the same time. Raises `Unavailable` where there is no counting and that means no.
         """
-        reservation = Reservation(self.counters, tenant.name, _estimate(tenant, cost))
+        reservation = Reservation(self.counters, tenant, _estimate(tenant, cost))
         try:
             if cost.stream and tenant.concurrent_streams is not None:
                 await reservation.take_place(tenant.concurrent_streams)
             if reservation.refusal is None:
-                await reservation.count(tenant.windows)
+                await reservation.count()
         except asyncio.CancelledError:
             reservation.settle(None)
             raise
@@ -139,8 +127,7 @@ class Quotas:
 
 def _estimate(tenant: Tenant, cost: Cost) -> int:
     # A guess of ours must not be what makes a request too large for ever.
-    limit = min((window.limit for window in tenant.windows if window.what == "tokens"), default=0)
-    return max(cost.asked_tokens, min(cost.tokens, limit))
+    return max(cost.asked_tokens, min(cost.tokens, tenant.most_tokens))
 
 
 @cache

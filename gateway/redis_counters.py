@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections import deque
+from collections.abc import Sequence
 from itertools import count
 from time import monotonic
 from typing import Any
@@ -16,6 +17,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
 from backends.errors import Unavailable
+from gateway.tenants import Window
 
 _log = logging.getLogger(__name__)
 
@@ -60,25 +62,31 @@ class RedisCounters:
         self._occupy = self._redis.register_script(_OCCUPY)
         self._out_until = float("-inf")
         self._is_out = False
-        self._pending: dict[tuple[str, int], int] = {}
+        self._pending: dict[tuple[Window, int], int] = {}
         self._vacated: deque[tuple[str, str]] = deque()
         self._work = asyncio.Event()
         self._leases: dict[str, deque[str]] = {}
         self._prefix = os.urandom(8).hex()
         self._numbers = count()
 
-    async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+    async def take(self, windows: Sequence[Window], now: float, tokens: int) -> Sequence[int]:
         self._look()
-        try:
-            total = await self._storage.incr(key, expiry + _SPARE_SECONDS, amount)
-        except (StorageError, RedisError, OSError) as error:
-            raise self._failed(error) from error
-        self._answered()
-        return total
+        amounts = [tokens if window.counts_tokens else 1 for window in windows]
+        steps = (self._add(window, now, amount) for window, amount in zip(windows, amounts, strict=True))
+        totals = await asyncio.gather(*steps, return_exceptions=True)
+        failures = [total for total in totals if isinstance(total, BaseException)]
+        if not failures:
+            self._answered()
+            return [total for total in totals if isinstance(total, int)]
+        for window, amount, total in zip(windows, amounts, totals, strict=True):
+            if isinstance(total, int):
+                self.adjust(window, now, -amount)
+        raise self._failed(failures[0]) from failures[0]
 
-    def adjust(self, key: str, expiry: int, amount: int) -> None:
+    def adjust(self, window: Window, then: float, amount: int) -> None:
+        key = window, window.index(then)
         if amount and len(self._pending) < _PENDING_KEYS:
-            self._pending[key, expiry] = self._pending.get((key, expiry), 0) + amount
+            self._pending[key] = self._pending.get(key, 0) + amount
             self._work.set()
 
     async def occupy(self, tenant: str, limit: int) -> bool:
@@ -128,14 +136,20 @@ class RedisCounters:
                 await self._redis.zrem(_places(tenant), lease)
                 self._vacated.popleft()
             while self._pending:
-                (key, expiry), amount = next(iter(self._pending.items()))
-                await self._storage.incr(key, expiry + _SPARE_SECONDS, amount)
-                # More may have come while this was sent.
-                rest = self._pending.pop((key, expiry)) - amount
-                self.adjust(key, expiry, rest)
+                key, amount = next(iter(self._pending.items()))
+                await self._add_to(*key, amount)
+                rest = self._pending.pop(key) - amount  # more may have come while this was sent
+                if rest:
+                    self._pending[key] = rest
         except (StorageError, RedisError, OSError) as error:
             self._failed(error)
             self._work.set()
+
+    async def _add(self, window: Window, now: float, amount: int) -> int:
+        return await self._add_to(window, window.index(now), amount)
+
+    async def _add_to(self, window: Window, index: int, amount: int) -> int:
+        return await self._storage.incr(f"{window.key}{index}", window.seconds + _SPARE_SECONDS, amount)
 
     def _look(self) -> None:
         if monotonic() < self._out_until:
@@ -146,7 +160,7 @@ class RedisCounters:
             self._is_out = False
             _log.warning("Redis counts tenants' limits again.")
 
-    def _failed(self, error: Exception) -> Unavailable:
+    def _failed(self, error: BaseException) -> Unavailable:
         self._out_until = monotonic() + _PAUSE_SECONDS
         if not self._is_out:
             self._is_out = True

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import hashlib
+import math
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import time
 
 from backends.errors import Unavailable
+from gateway.tenants import Window
 
 # A key's digest, zero where no key has ever been; when its window ends, 0 for a record that is free again, and
 # below 0 for places, which the process of that number holds; the count.
@@ -41,11 +43,19 @@ class SharedCounters:
         self._processes = processes
         self._free_places_of_before()
 
-    async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        return self._add(key, int(time()) + expiry + _SPARE_SECONDS, amount)
+    async def take(self, windows: Sequence[Window], now: float, tokens: int) -> Sequence[int]:
+        with self._locked():
+            return [
+                self._put(
+                    _digest(_key(window, now)),
+                    math.ceil(now + window.left(now)) + _SPARE_SECONDS,
+                    tokens if window.counts_tokens else 1,
+                )
+                for window in windows
+            ]
 
-    def adjust(self, key: str, expiry: int, amount: int) -> None:  # noqa: ARG002  # the protocol
-        digest = _digest(key)
+    def adjust(self, window: Window, then: float, amount: int) -> None:
+        digest = _digest(_key(window, then))
         with self._locked():
             found = self._find(digest)
             if found is not None:  # else its window is over
@@ -80,10 +90,6 @@ class SharedCounters:
     @property
     def _mark(self) -> int:
         return -1 - self._process
-
-    def _add(self, key: str, ends_at: int, amount: int) -> int:
-        with self._locked():
-            return self._put(_digest(key), ends_at, amount)
 
     def _put(self, digest: bytes, ends_at: int, amount: int) -> int:
         """Add to a record, in the first free one where there is none yet. Raises `Unavailable` when all are taken."""
@@ -128,6 +134,10 @@ class SharedCounters:
             yield
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+
+def _key(window: Window, now: float) -> str:
+    return f"{window.key}{window.index(now)}"
 
 
 def _places(tenant: str, process: int) -> str:

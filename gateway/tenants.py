@@ -37,29 +37,28 @@ class Priority(IntEnum):
 class Window:
     """One limit over time. Windows are fixed; `phase` keeps those of all tenants from ending at once.
 
-    `key` is how the keys of its counts begin. `told` is what clients hear of it, as lines of a head: the figures that
-    change, what remains and until when, are still to be filled in.
+    `key` is how the keys of its counts begin.
     """
 
-    __slots__ = ("key", "limit", "phase", "seconds", "told", "what")
+    __slots__ = ("counts_tokens", "key", "limit", "phase", "seconds", "what")
 
     def __init__(
         self, tenant: str, what: Literal["requests", "tokens"], seconds: int, limit: int, phase: int = 0
     ) -> None:
         self.what = what
+        self.counts_tokens = what == "tokens"
         self.seconds = seconds
         self.limit = limit
         self.phase = phase
         self.key = f"{tenant}/{what}/{seconds}/"
-        self.told = (
-            f"x-ratelimit-limit-{what}: {limit}\r\nx-ratelimit-remaining-{what}: %d\r\nx-ratelimit-reset-{what}: %b\r\n"
-        ).encode()
 
-    def at(self, now: float) -> tuple[int, float]:
-        """The number of the window at `now` (seconds since the epoch), and how many seconds of it are left."""
-        since = now + self.phase
-        index = int(since) // self.seconds
-        return index, (index + 1) * self.seconds - since
+    def index(self, now: float) -> int:
+        """The number of the window at `now`, in seconds since the epoch."""
+        return int(now + self.phase) // self.seconds
+
+    def left(self, now: float) -> float:
+        """How many seconds are left of the window at `now`."""
+        return self.seconds - (now + self.phase) % self.seconds
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -85,9 +84,24 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Tenant:
-    """One tenant as requests see it. The same name may be another object after a reload."""
+    """One tenant as requests see it. The same name may be another object after a reload.
 
-    __slots__ = ("_may_use", "concurrent_streams", "is_limited", "name", "priority", "weight", "windows")
+    Clients hear of the windows `told`, by their number: the shortest of requests and of tokens. `head_lines` says so as
+    OpenAI does; what remains of each and until when is to be filled in. `most_tokens` is the least limit of tokens.
+    """
+
+    __slots__ = (
+        "_may_use",
+        "concurrent_streams",
+        "head_lines",
+        "is_limited",
+        "most_tokens",
+        "name",
+        "priority",
+        "told",
+        "weight",
+        "windows",
+    )
 
     def __init__(self, name: str, limits: Limits) -> None:
         self.name = name
@@ -95,6 +109,10 @@ class Tenant:
         self.weight = limits.weight
         self.concurrent_streams = limits.concurrent_streams
         self.windows = tuple(limits.windows(name))
+        firsts = {window.what: number for number, window in reversed(tuple(enumerate(self.windows)))}
+        self.told = sorted(firsts.values())
+        self.head_lines = b"".join(_told(self.windows[number]) for number in self.told)
+        self.most_tokens = min((window.limit for window in self.windows if window.counts_tokens), default=0)
         self.is_limited = bool(self.windows or limits.concurrent_streams)
         patterns = "|".join(map(fnmatch.translate, limits.models)) or r"(?!)"
         self._may_use = None if "*" in limits.models else re.compile(patterns).fullmatch
@@ -106,6 +124,14 @@ class Tenant:
     def is_restricted(self) -> bool:
         """Whether there are models that it may not use."""
         return self._may_use is not None
+
+
+def _told(window: Window) -> bytes:
+    return (
+        f"x-ratelimit-limit-{window.what}: {window.limit}\r\n"
+        f"x-ratelimit-remaining-{window.what}: %d\r\n"
+        f"x-ratelimit-reset-{window.what}: %b\r\n"
+    ).encode()
 
 
 ANYONE = Tenant("", Limits())

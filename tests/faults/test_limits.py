@@ -50,7 +50,7 @@ def write(file: Path, tenant: str, key: str = "sk-t", **limits: Any) -> None:
 def name() -> str:
     """A tenant whose minute has just begun."""
     limits = Limits(requests_per_minute=1)
-    return next(f"t{number}" for number in numbers() if Tenant(f"t{number}", limits).windows[0].at(time())[1] > 40)
+    return next(f"t{number}" for number in numbers() if Tenant(f"t{number}", limits).windows[0].left(time()) > 40)
 
 
 async def answers(server: Tritium, bodies: list[dict[str, Any]]) -> list[tuple[Answer, bytes]]:

@@ -10,6 +10,8 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from time import time
+from typing import Literal
 
 import pytest
 
@@ -18,6 +20,7 @@ from gateway.counters import Counters, MemoryCounters, counters_for
 from gateway.redis_counters import RedisCounters
 from gateway.settings import Settings
 from gateway.shared_counters import SharedCounters
+from gateway.tenants import Window
 from tests.redis_servers import RedisServer, redis_server
 from tests.servers import ROOT
 from tests.waiting import eventually, eventually_async
@@ -54,24 +57,47 @@ async def counters(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         yield ready
 
 
-async def settled(counters: Counters, key: str, total: int) -> None:
-    async def holds() -> bool:
-        return await counters.incr(key, 60, 0) == total
+def window(name: str, what: Literal["requests", "tokens"] = "tokens") -> Window:
+    return Window(name, what, 60, 1000)
 
-    await eventually_async(holds)
+
+async def total(counters: Counters, of: Window, now: float) -> int:
+    """What was counted so far."""
+    return (await counters.take([of], now, 0))[0]
 
 
 async def test_a_count_is_the_sum_of_what_was_added_whoever_adds_at_once(counters: Counters) -> None:
-    totals = await asyncio.gather(*(counters.incr("sum", 60, 3) for _ in range(200)))
-    assert sorted(totals) == list(range(3, 603, 3))
-    assert await counters.incr("another", 60) == 1
+    windows = [window("sum"), window("sum", "requests")]
+    now = time()
+    totals = await asyncio.gather(*(counters.take(windows, now, 3) for _ in range(200)))
+    assert sorted(tokens for tokens, _ in totals) == list(range(3, 603, 3))
+    assert sorted(requests for _, requests in totals) == list(range(1, 201))
+    assert await counters.take([window("another", "requests")], now, 3) == [1]
+
+
+async def test_the_next_window_begins_with_nothing_and_corrections_stay_in_theirs(counters: Counters) -> None:
+    short, now = window("short"), time()
+    assert await counters.take([short], now, 7) == [7]
+    assert await counters.take([short], now + 60, 5) == [5]
+    counters.adjust(short, now, -7)
+    counters.adjust(short, now + 60, 2)
+
+    async def corrected() -> bool:
+        return await total(counters, short, now + 60) == 7
+
+    await eventually_async(corrected)
 
 
 async def test_a_correction_is_added_soon(counters: Counters) -> None:
-    await counters.incr("corrected", 60, 100)
+    of, now = window("corrected"), time()
+    await counters.take([of], now, 100)
     for amount in (-30, -30, 5):
-        counters.adjust("corrected", 60, amount)
-    await settled(counters, "corrected", 45)
+        counters.adjust(of, now, amount)
+
+    async def corrected() -> bool:
+        return await total(counters, of, now) == 45
+
+    await eventually_async(corrected)
 
 
 async def test_there_are_as_many_places_as_there_are(counters: Counters) -> None:
@@ -98,29 +124,20 @@ def test_the_settings_say_where_it_is_counted(tmp_path: Path) -> None:
     assert isinstance(counters_for(Settings(workers=2, limits_storage_url="redis://127.0.0.1:1"), 0), RedisCounters)
 
 
-async def test_memory_forgets_what_is_over() -> None:
-    counters = MemoryCounters(sweep_seconds=0.01)
-    counters.adjust("never", 60, -5)
-    assert await counters.incr("never", 60) == 1
-    await counters.incr("over", -1)
-    async with running(counters):
-
-        async def swept() -> bool:
-            return "over" not in counters._counts
-
-        await eventually_async(swept)
-    assert "never" in counters._counts
-
-
 ADD = """
 import asyncio, sys
 from pathlib import Path
+from time import time
+from typing import Literal
+from time import time
 from gateway.shared_counters import SharedCounters
+from gateway.tenants import Window
+window = Window("together", "tokens", 86400, 1000)
 async def main():
     counters = SharedCounters(Path(sys.argv[1]), int(sys.argv[2]), 4)
     taken = 0
     for _ in range(500):
-        await counters.incr("together", 60, 2)
+        await counters.take([window], time(), 2)
         taken += await counters.occupy("crowd", 300)
     print(taken, flush=True)
     sys.stdin.read()
@@ -143,7 +160,7 @@ async def test_processes_that_share_a_table_lose_nothing_and_a_dead_ones_places_
         taken = [int(process.stdout.readline()) for process in processes if process.stdout]
         assert sum(taken) == 300
         ours = SharedCounters(path, 0, 4)  # the successor of the first of them
-        assert await ours.incr("together", 60, 0) == 4 * 500 * 2
+        assert await total(ours, Window("together", "tokens", 86400, 1000), time()) == 4 * 500 * 2
         free = 0
         while await ours.occupy("crowd", 300):
             free += 1
@@ -156,7 +173,7 @@ async def test_processes_that_share_a_table_lose_nothing_and_a_dead_ones_places_
 
 async def test_a_killed_process_leaves_the_table_unlocked(tmp_path: Path) -> None:
     path = tmp_path / "limits"
-    for _ in range(3):
+    for number in range(3):
         (process, *others) = adders(path)
         for other in others:
             other.kill()
@@ -165,7 +182,7 @@ async def test_a_killed_process_leaves_the_table_unlocked(tmp_path: Path) -> Non
         process.kill()
         process.communicate()
         counters = SharedCounters(path, 1, 4)
-        assert await counters.incr("alive", 60) > 0
+        assert await counters.take([window(f"alive {number}")], time(), 1) == [1]
 
 
 async def test_a_full_table_is_an_error_until_windows_are_over(tmp_path: Path) -> None:
@@ -173,13 +190,13 @@ async def test_a_full_table_is_an_error_until_windows_are_over(tmp_path: Path) -
 
     async def fill() -> None:
         for number in range(129):
-            await counters.incr(f"key {number}", 60)
+            await counters.take([window(f"key {number}")], time(), 1)
 
     with pytest.raises(Unavailable, match="full"):
         await fill()
     counters = SharedCounters(tmp_path / "others", 0, 1, records=128)
     for number in range(1000):
-        await counters.incr(f"key {number}", -60)
+        await counters.take([window(f"key {number}")], time() - 3600, 1)
 
 
 @pytest.mark.slow
@@ -188,25 +205,26 @@ async def test_redis_that_is_out_says_so_at_once_and_counts_again_when_it_is_bac
 ) -> None:
     with redis_server() as server:
         async with running(RedisCounters(server.url, lease_seconds=60)) as counters:
-            assert await counters.incr("k", 60) == 1
+            of, now = window("k"), time()
+            assert await counters.take([of], now, 1) == [1]
             assert await counters.occupy("t", 2)
             server.stop()
             with pytest.raises(Unavailable):
-                await counters.incr("k", 60)
+                await counters.take([of], now, 1)
             with pytest.raises(Unavailable):
                 await counters.occupy("t", 1)
-            counters.adjust("k", 60, 41)
+            counters.adjust(of, now, 41)
             counters.vacate("t")
             started = asyncio.get_running_loop().time()
             for _ in range(100):
                 with pytest.raises(Unavailable):
-                    await counters.incr("k", 60)
+                    await counters.take([of], now, 1)
             assert asyncio.get_running_loop().time() - started < 0.5
             server.start()
 
             async def corrected() -> bool:
                 try:
-                    return await counters.incr("k", 60, 0) == 41
+                    return await total(counters, of, now) == 41
                 except Unavailable:
                     return False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from time import time
 from typing import Any
@@ -22,7 +23,7 @@ from gateway.dialect import read_call
 from gateway.quotas import NOTHING, Quotas, duration
 from gateway.redis_counters import RedisCounters
 from gateway.shared_counters import SharedCounters
-from gateway.tenants import Limits, Tenant
+from gateway.tenants import Limits, Tenant, Window
 from tests.redis_servers import redis_server
 from tests.waiting import eventually_async
 
@@ -57,9 +58,9 @@ async def test_a_limit_lets_in_as_many_as_it_says_and_tells_the_rest_when_to_com
     wait = refused.refusal.retry_after_seconds
     assert wait is not None
     # The window that it waits for is over just then.
-    index, left_seconds = who.windows[0].at(time())
-    assert wait == pytest.approx(left_seconds, abs=0.5)
-    assert who.windows[0].at(time() + wait + 0.5)[0] == index + 1
+    window, now = who.windows[0], time()
+    assert wait == pytest.approx(window.left(now), abs=0.5)
+    assert window.index(now + wait + 0.5) == window.index(now) + 1
     assert all(word in refused.refusal.message for word in ("'t'", "3 requests a minute", "3 used"))
     assert fields(refused.head_lines)["x-ratelimit-remaining-requests"] == "0"
 
@@ -95,7 +96,7 @@ async def test_of_two_limits_the_longer_wait_is_told() -> None:
     (await quotas.reserve(who, cost(100))).settle(100)
     refusal = (await quotas.reserve(who, cost(10))).refusal
     assert refusal is not None
-    day = who.windows[1].at(time())[1]
+    day = who.windows[1].left(time())
     assert refusal.retry_after_seconds == pytest.approx(day, abs=1)
     assert "tokens a day" in refusal.message
 
@@ -142,17 +143,19 @@ def test_durations_are_written_as_openai_writes_them(seconds: int, text: bytes) 
 
 
 class Out(MemoryCounters):
-    """Counters that cannot count any more after some steps."""
+    """Counters that can count nothing, or nothing but places."""
 
     def __init__(self, steps: int) -> None:
         super().__init__()
         self.steps = steps
 
-    async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        self.steps -= 1
-        if self.steps < 0:
+    async def take(self, windows: Sequence[Window], now: float, tokens: int) -> Sequence[int]:  # noqa: ARG002
+        raise Unavailable("Out.")
+
+    async def occupy(self, tenant: str, limit: int) -> bool:
+        if self.steps == 0:
             raise Unavailable("Out.")
-        return await super().incr(key, expiry, amount)
+        return await super().occupy(tenant, limit)
 
 
 @pytest.mark.parametrize("steps", [0, 1])
@@ -161,9 +164,7 @@ async def test_where_nothing_can_be_counted_the_settings_say_what_becomes_of_req
     counters = Out(steps)
     with pytest.raises(Unavailable):
         await Quotas(counters, fails_open=False).reserve(who, cost(10, stream=True))
-    assert await counters.occupy("t", 1)  # its place was given back
-    counters.vacate("t")
-    assert set(counters._counts.values()) <= {0}
+    assert not counters._places
     reservation = await Quotas(Out(steps), fails_open=True).reserve(who, cost(10, stream=True))
     assert reservation.refusal is None
     reservation.settle(3)
@@ -193,10 +194,9 @@ async def flood(counters: Counters, limit: int, sizes: list[int], seed: int) -> 
         reservation.settle(spent)
 
     await asyncio.gather(*(one(number, size) for number, size in enumerate(sizes)))
-    key = f"{who.name}/tokens/86400/{who.windows[1].at(time())[0]}"
 
     async def exact() -> bool:
-        return await counters.incr(key, 86400, 0) == settled
+        return await counters.take(who.windows[1:], time(), 0) == [settled]
 
     await eventually_async(exact, what=f"a count of {settled}")
 
@@ -229,20 +229,18 @@ async def test_limits_are_exact_under_concurrency_in_redis() -> None:
             await asyncio.wait([work])
 
 
-async def test_a_request_that_leaves_while_it_is_counted_gives_back_what_was() -> None:
+async def test_a_request_that_leaves_while_it_is_counted_gives_its_place_back() -> None:
     class Slow(MemoryCounters):
-        async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-            total = await super().incr(key, expiry, amount)
-            if "tokens" in key:
-                await asyncio.get_running_loop().create_future()
-            return total
+        async def take(self, windows: Sequence[Window], now: float, tokens: int) -> Sequence[int]:
+            await asyncio.get_running_loop().create_future()
+            return await super().take(windows, now, tokens)
 
     counters = Slow()
     who = tenant(requests_per_minute=5, tokens_per_minute=100, concurrent_streams=1)
     task = asyncio.create_task(Quotas(counters, fails_open=True).reserve(who, cost(10, stream=True)))
     await asyncio.sleep(0)
+    assert counters._places
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert [count for key, count in counters._counts.items() if "requests" in key] == [0]
-    assert await counters.occupy("t", 1)
+    assert not counters._places

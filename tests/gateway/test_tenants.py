@@ -122,7 +122,20 @@ def test_models_are_named_by_patterns() -> None:
 @pytest.mark.parametrize("phase", [0, 17, 59])
 def test_a_window_is_over_when_it_says(phase: int) -> None:
     window = Window("t", "requests", 60, 1, phase)
-    index, left = window.at(1_000_000.25)
-    assert window.at(1_000_000.25 + left - 0.001)[0] == index
-    assert window.at(1_000_000.25 + left + 0.001)[0] == index + 1
+    now = 1_000_000.25
+    index, left = window.index(now), window.left(now)
+    assert window.index(now + left - 0.001) == index
+    assert window.index(now + left + 0.001) == index + 1
     assert 0 < left <= 60
+
+
+def test_the_shortest_windows_are_told_in_openais_words() -> None:
+    tenant = Tenant("a", Limits(requests_per_minute=3, tokens_per_minute=50, tokens_per_day=40))
+    assert tenant.told == [0, 1]
+    assert tenant.most_tokens == 40
+    assert tenant.head_lines % (1, b"2s", 3, b"4s") == (
+        b"x-ratelimit-limit-requests: 3\r\nx-ratelimit-remaining-requests: 1\r\nx-ratelimit-reset-requests: 2s\r\n"
+        b"x-ratelimit-limit-tokens: 50\r\nx-ratelimit-remaining-tokens: 3\r\nx-ratelimit-reset-tokens: 4s\r\n"
+    )
+    assert Tenant("a", Limits(tokens_per_day=40)).told == [0]
+    assert Tenant("a", Limits()).head_lines == b""
