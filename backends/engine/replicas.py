@@ -59,7 +59,7 @@ class EngineModel:
 
     async def respond(self, request: OpenAIRequest) -> OpenAIResponse:
         replicas = self.replicas
-        if replicas.count > 1 and request.method == "POST":
+        if replicas.count > 1 and request.body:  # what has none asks after something that one of them keeps
             loop = self._loop
             if loop is None:
                 loop = self._loop = asyncio.get_running_loop()  # which costs a system call (Python 3.11)
