@@ -56,7 +56,7 @@ def _families(shown: Mapping[str, Tally]) -> Iterator[Metric]:
     requests = CounterMetricFamily("tritium_tenant_requests", "Requests of a tenant that have ended.", labels=labels)
     refusals = CounterMetricFamily("tritium_tenant_refusals", "Requests of a tenant answered with 429.", labels=labels)
     prompt = CounterMetricFamily("tritium_tenant_prompt_tokens", "Prompt tokens of a tenant.", labels=labels)
-    completion = CounterMetricFamily("tritium_tenant_completion_tokens", "Tokens generated for a tenant.", labels=labels)
+    completion = CounterMetricFamily("tritium_tenant_completion_tokens", "Generated tokens of a tenant.", labels=labels)
     wait = SummaryMetricFamily(
         "tritium_tenant_queue_wait_seconds", "Time that a tenant's requests waited in queues.", labels=labels
     )
