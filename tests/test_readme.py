@@ -106,10 +106,24 @@ def test_a_python_example_runs(example, tritium_server):
     assert ended.stdout.strip()
 
 
-@pytest.mark.parametrize("example", of("toml"), ids=str)
+@pytest.mark.parametrize("example", [e for e in of("toml") if not e.text.startswith("[tenants.")], ids=str)
 def test_a_settings_example_is_accepted(example, tmp_path):
     (tmp_path / "settings.toml").write_text(example.text)
     read(config=tmp_path / "settings.toml")
+
+
+def test_the_example_of_tenants_lets_in_whom_it_says(tmp_path, echo_server):
+    (example,) = [e for e in of("toml") if e.text.startswith("[tenants.")]
+    (tmp_path / "tenants.toml").write_text(example.text)
+    server = echo_server("--api-key-file", str(tmp_path / "tenants.toml"), models={"chat-echo": {}, "other": {}})
+    for key, models in (
+        ("sk-search-1", ["chat-echo"]),
+        ("hello", ["chat-echo"]),
+        ("sk-nightly", ["chat-echo", "other"]),
+    ):
+        request = urllib.request.Request(f"{server.url}/v1/models", headers={"authorization": f"Bearer {key}"})
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            assert [model["id"] for model in json.load(answer)["data"]] == models
 
 
 def test_the_example_of_a_model_is_accepted(tmp_path):

@@ -19,6 +19,7 @@ from backends.errors import (
     UpstreamProtocolError,
 )
 from backends.model import Capability, OpenAIRequest, OpenAIResponse
+from gateway import access
 from gateway.dialect import Dialect, named_event
 from gateway.errors import envelope, from_engine
 from gateway.events import Events
@@ -50,14 +51,14 @@ OPERATIONS = (
 async def stored_response(plane: Plane, request: Request) -> Response:
     """Get, cancel or delete a stored response.
 
-    Its path names no model, and any server process must find it: the models that offer responses are asked in
+    Its path names no model, and any server process must find it: the tenant's models that offer responses are asked in
     turn, each as often as it has endpoints, for these take turns. Raises `NotFound` when none knows it, what an
     engine failed with when one could not say, `DeadlineExceeded`.
     """
     failure: ServingError | None = None
     try:
         async with asyncio.timeout(plane.settings.request_timeout):
-            for entry in plane.registry.entries().values():
+            for entry in access.visible(plane.registry, request.state.tenant):
                 for _ in entry.endpoints.current:
                     try:
                         answer = await _ask(entry, request)
