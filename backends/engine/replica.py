@@ -60,7 +60,7 @@ class Replica:
         self._failures = 0
         self._ban_seconds = 0.0
         self._banned_until = 0.0
-        self._trying = False
+        self._trying: OpenAIRequest | None = None
 
     @property
     def load(self) -> Load | None:
@@ -68,18 +68,20 @@ class Replica:
         return self._endpoints.loads.get(self.endpoint.id)
 
     def admits(self, now: float) -> bool:
-        return not self._ban_seconds or (not self._trying and now >= self._banned_until)
+        return not self._ban_seconds or (self._trying is None and now >= self._banned_until)
 
     def take(self, request: OpenAIRequest) -> None:
         """A request goes there: until `release`."""
         self.in_flight += 1
         self.tokens_in_flight += request.prompt_tokens + request.output_tokens
-        self._trying = True
+        if self._ban_seconds:
+            self._trying = request
 
     def release(self, request: OpenAIRequest) -> None:
         self.in_flight -= 1
         self.tokens_in_flight -= request.prompt_tokens + request.output_tokens
-        self._trying = False
+        if self._trying is request:
+            self._trying = None
 
     def succeeded(self) -> None:
         if self._failures:

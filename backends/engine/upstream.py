@@ -178,6 +178,7 @@ class Pool:
         self.name = name
         self.open_count = 0
         self._idle: list[Connection] = []
+        self._is_closed = False
         self._sweeper: asyncio.TimerHandle | None = None
         self._heads: dict[tuple[str, str], bytes] = {}
         self._tls: ssl.SSLContext | None = None
@@ -218,6 +219,9 @@ class Pool:
             return answer
 
     def give_back(self, connection: Connection) -> None:
+        if self._is_closed:
+            connection.abort()
+            return
         connection.idle_since = connection.loop.time()
         self._idle.append(connection)
         if self._sweeper is None:
@@ -229,6 +233,7 @@ class Pool:
 
     def close(self) -> None:
         """Close the idle connections; those in use close with their answers."""
+        self._is_closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None

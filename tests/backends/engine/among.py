@@ -14,6 +14,7 @@ from backends.kinds import find_kind
 from backends.model import Endpoint, Endpoints, OpenAIRequest, OpenAIResponse, State
 from tests.backends.running import NO_MODELS
 from tests.engines import MODEL, EchoEngine, echo_engine
+from tests.processes import holds
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -29,11 +30,21 @@ def engines(count: int, **options: object) -> Iterator[list[EchoEngine]]:
 @asynccontextmanager
 async def among(replicas: Sequence[EchoEngine], **parameters: str) -> AsyncIterator[EngineModel]:
     """An echo model in front of these engines, which take turns unless another policy is named."""
-    endpoints = Endpoints(tuple(Endpoint(f"e{n}", one.address, State.READY) for n, one in enumerate(replicas)))
+    ready = Endpoints(tuple(Endpoint(f"e{n}", one.address, State.READY) for n, one in enumerate(replicas)))
+    async with over(ready, **parameters) as model:
+        yield model
+
+
+@asynccontextmanager
+async def over(endpoints: Endpoints, **parameters: str) -> AsyncIterator[EngineModel]:
+    """The same in front of endpoints that may change. Whatever was asked, nothing of it is under way at the end."""
     config = ModelConfig(MODEL, "echo", parameters={"routing_policy": "round_robin", **parameters})
     model = find_kind("echo").connect(config, endpoints, NO_MODELS)
     try:
         yield model
+        for replica in model.replicas.ready():
+            assert (replica.in_flight, replica.tokens_in_flight) == (0, 0), f"at {replica.endpoint.id}"
+        await holds(lambda: model.connections()[0] == 0)
     finally:
         model.close()
 
@@ -43,7 +54,7 @@ def asked(path: str = CHAT, *, stream: bool = True, **fields: Any) -> OpenAIRequ
     if stream:
         fields = {"stream_options": {"include_usage": True}, **fields}
     body = json.dumps({"model": MODEL, "stream": stream, **prompt, **fields}).encode()
-    return OpenAIRequest(path, body, MODEL, stream=stream)
+    return OpenAIRequest(path, body, MODEL, stream=stream, prompt_tokens=7, output_tokens=3)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from backends.config import ModelConfig
+from backends.engine.continuation import Fields
 from backends.engine.replicas import Adapter, EngineModel
 from backends.errors import ModelNotReady, Unavailable
 from backends.model import Capability, Endpoint, Endpoints, Headers, OpenAIRequest, OpenAIResponse, State
@@ -25,9 +26,11 @@ async def servers() -> AsyncIterator[list[Scripted]]:
         yield [await stack.enter_async_context(scripted()) for _ in range(2)]
 
 
-def model(endpoints: Endpoints, *, adapter: Adapter | None = None, headers: Headers = ()) -> EngineModel:
+def model(
+    endpoints: Endpoints, *, adapter: Adapter | None = None, headers: Headers = (), **parameters: str
+) -> EngineModel:
     return EngineModel(
-        ModelConfig("m", "toy"),
+        ModelConfig("m", "toy", parameters=parameters),
         endpoints,
         capabilities=frozenset({Capability.CHAT}),
         parallelism=None,
@@ -64,7 +67,7 @@ class Served:
 
 async def test_ready_endpoints_take_turns(servers: list[Scripted]) -> None:
     endpoints = Endpoints(tuple(map(endpoint, servers)))
-    toy = model(endpoints)
+    toy = model(endpoints, routing_policy="round_robin")
     sides = [Served(server) for server in servers]
     for number in range(1, 7):  # a request that came to the other one would wait for ever
         await sides[number % 2].ask(toy)
@@ -92,7 +95,9 @@ async def test_only_ready_endpoints_are_asked(servers: list[Scripted]) -> None:
     [
         ((), "without an endpoint"),
         ((State.STARTING,), "STARTING"),
-        ((State.STARTING, State.FAILED, State.STARTING), "FAILED, STARTING"),
+        ((State.RESTARTING,), "RESTARTING"),
+        ((State.STOPPED, State.FAILED, State.STOPPED), "FAILED, STOPPED"),
+        ((State.DRAINING, State.DRAINING), "DRAINING"),
     ],
 )
 async def test_without_a_ready_endpoint_it_says_how_they_are(states: tuple[State, ...], said: str) -> None:
@@ -101,6 +106,32 @@ async def test_without_a_ready_endpoint_it_says_how_they_are(states: tuple[State
     with pytest.raises(ModelNotReady, match=f"'m' is not ready: {said}") as raised:
         await toy.respond(REQUEST)
     assert raised.value.retry_after_seconds
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.RESTARTING, State.UNHEALTHY])
+async def test_among_several_a_request_waits_for_one_that_is_coming(state: State, servers: list[Scripted]) -> None:
+    gone = Endpoint("gone", "unix:/none", State.FAILED)
+    endpoints = Endpoints((endpoint(servers[0], state), gone))
+    toy = model(endpoints)
+    assert toy.ready()
+    waiting = asyncio.create_task(toy.respond(REQUEST))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    assert servers[0].opened == 0
+    endpoints.current = (endpoint(servers[0]), gone)
+    conversation = await servers[0].next()
+    await conversation.request()
+    await conversation.say(EMPTY)
+    assert (await waiting).status == 200
+    toy.close()
+
+
+async def test_the_only_endpoint_is_not_waited_for() -> None:
+    toy = model(Endpoints((Endpoint("e", "unix:/none", State.UNHEALTHY),)))
+    assert not toy.ready()
+    with pytest.raises(ModelNotReady, match="'m' is not ready: UNHEALTHY"):
+        await toy.respond(REQUEST)
 
 
 async def test_an_endpoint_that_cannot_be_reached_is_named_by_its_model() -> None:
@@ -131,6 +162,9 @@ class Renaming:
     def response(self, request: OpenAIRequest, response: OpenAIResponse) -> OpenAIResponse:
         assert request.path == "/other"
         return OpenAIResponse(response.status + 1, [*response.headers, (b"x-adapted", b"1")], response.body)
+
+    def continuation(self, fields: Fields, path: str, text: str) -> Fields | None:
+        raise NotImplementedError
 
 
 async def test_an_adapter_changes_the_request_and_the_response_once(servers: list[Scripted]) -> None:
