@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pytest
 
@@ -153,7 +153,10 @@ def test_the_parameters_of_a_model_are_known(example, tmp_path):
 def test_the_table_of_parameters_is_that_of_the_code():
     table = README.split("\n## Replicas and routing\n")[1].split("\n## ")[0]
     written = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
-    assert naming.PARAMETERS | addresses.PARAMETERS <= written <= PARAMETERS
+    assert written == PARAMETERS | set(routing.POLICIES)
+    for field in fields(routing.Routing):
+        default = str(field.default).lower() if isinstance(field.default, bool) else field.default
+        assert f"| `{field.name}` | `{default}` |" in table
     assert ",".join(naming.DEFAULT_CAUSES) in table
 
 
