@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from time import monotonic, time
 from typing import Any
@@ -129,7 +130,7 @@ class Identity:
             try:
                 self._keys = _parse(await asyncio.to_thread(_load, self._source))
                 self._is_fetched = True
-            except (OSError, ValueError, jwt.PyJWTError) as error:
+            except (OSError, HTTPException, ValueError, jwt.PyJWTError) as error:
                 _log.warning("The keys of identity tokens cannot be fetched from %s: %s", self._source, error)
             self._fetched_at = monotonic()
 

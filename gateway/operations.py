@@ -88,7 +88,7 @@ _ERRORS = {
     401: "No API key, or one that is not known.",
     404: "No model of that name; the message lists the nearest.",
     413: "The body is over the limit.",
-    429: "Every permit and queue place of the model is taken; Retry-After says when to come back.",
+    429: "A limit of the tenant's is reached, or every place of the model is taken; Retry-After says for how long.",
     500: "The engine failed.",
     501: "The engine does not do this.",
     502: "The engine failed.",

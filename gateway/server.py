@@ -111,7 +111,10 @@ class ServerProcess:
             gc.collect()
             gc.freeze()
             gc.set_threshold(20_000, 20, 20)
-            await asyncio.wait({following, serving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({following, serving, *beside}, return_when=asyncio.FIRST_COMPLETED)
+            for task in beside:
+                if task.done():
+                    task.result()  # they end by a fault of ours alone: the process starts anew
             if not serving.done():
                 return 1  # the control channel ended: so has the supervisor, and with it the engines
             await serving

@@ -13,7 +13,10 @@ from pathlib import Path
 from time import time
 from typing import Any
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
 
 from gateway.tenants import Limits, Tenant
 from tests.faults.looking import at_rest, complaints, count, engine_of, samples
@@ -204,6 +207,26 @@ async def test_keys_change_without_a_restart_and_a_bad_file_changes_nothing(sign
         eventually(lambda: server.output().count("stay as they were") >= 2)
         assert await status("sk-new") == {200}
         assert await status("sk-other") == {401}
+
+
+async def test_identity_tokens_are_limited_by_the_tenant_that_they_name(tmp_path: Path) -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    keys = {"keys": [RSAAlgorithm.to_jwk(key.public_key(), as_dict=True)]}
+    (tmp_path / "jwks.json").write_text(json.dumps(keys))
+    (tmp_path / "tenants.toml").write_text("[tenants.free]\n[default]\nconcurrent_streams = 1\n")
+    flags = ("--api-key-file", str(tmp_path / "tenants.toml"), "--jwt-jwks-url", str(tmp_path / "jwks.json"))
+    with serving(echo_repository(tmp_path / "models", {"echo": {}}), *flags, "--workers", "2") as server:
+
+        async def statuses(tenant: str, secret: Any = key) -> Counter[int]:
+            token = jwt.encode({"exp": time() + 60, "tenant": tenant}, secret, "RS256")
+            body = question(stream=True, echo={"ttft_ms": 300})
+            done = [ask(server.url, body, CHAT, f"authorization: Bearer {token}") for _ in range(5)]
+            return Counter(answer.status for answer, _ in await asyncio.gather(*done))
+
+        assert await statuses("free") == {200: 5}
+        assert await statuses("anybody") == {200: 1, 429: 4}
+        other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        assert await statuses("free", other) == {401: 5}
 
 
 async def test_engines_see_a_salt_of_the_tenant_and_metrics_its_name(tmp_path: Path) -> None:
