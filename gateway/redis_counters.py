@@ -21,6 +21,7 @@ from gateway.tenants import Window
 
 _log = logging.getLogger(__name__)
 
+_OUTAGES = (StorageError, RedisError, OSError)
 _CONNECTIONS = 32
 _ANSWER_SECONDS = 1.0
 # After a failure Redis is left alone for so long: an outage must not cost every request its patience.
@@ -81,6 +82,8 @@ class RedisCounters:
         for window, amount, total in zip(windows, amounts, totals, strict=True):
             if isinstance(total, int):
                 self.adjust(window, now, -amount)
+        if not isinstance(failures[0], _OUTAGES):
+            raise failures[0]
         raise self._failed(failures[0]) from failures[0]
 
     def adjust(self, window: Window, then: float, amount: int) -> None:
@@ -94,7 +97,7 @@ class RedisCounters:
         lease = f"{self._prefix}-{next(self._numbers)}"
         try:
             is_taken = await self._occupy([_places(tenant)], [limit, lease, self._lease_seconds])
-        except (RedisError, OSError) as error:
+        except _OUTAGES as error:
             raise self._failed(error) from error
         self._answered()
         if is_taken:
@@ -130,6 +133,8 @@ class RedisCounters:
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _correct(self) -> None:
+        if not (self._pending or self._vacated):
+            return
         try:
             while self._vacated:
                 tenant, lease = self._vacated[0]
@@ -141,7 +146,8 @@ class RedisCounters:
                 rest = self._pending.pop(key) - amount  # more may have come while this was sent
                 if rest:
                     self._pending[key] = rest
-        except (StorageError, RedisError, OSError) as error:
+            self._answered()
+        except _OUTAGES as error:
             self._failed(error)
             self._work.set()
 
@@ -152,12 +158,16 @@ class RedisCounters:
         return await self._storage.incr(f"{window.key}{index}", window.seconds + _SPARE_SECONDS, amount)
 
     def _look(self) -> None:
-        if monotonic() < self._out_until:
+        now = monotonic()
+        if now < self._out_until:
             raise _out()
+        if self._is_out:  # one of us looks whether it is back; the others need not wait for that
+            self._out_until = now + _ANSWER_SECONDS + _PAUSE_SECONDS
 
     def _answered(self) -> None:
         if self._is_out:
             self._is_out = False
+            self._out_until = float("-inf")
             _log.warning("Redis counts tenants' limits again.")
 
     def _failed(self, error: BaseException) -> Unavailable:

@@ -235,6 +235,39 @@ async def test_redis_that_is_out_says_so_at_once_and_counts_again_when_it_is_bac
 
 
 @pytest.mark.slow
+async def test_while_redis_hangs_one_request_at_a_time_waits_for_it() -> None:
+    with redis_server() as server:
+        async with running(RedisCounters(server.url, lease_seconds=60)) as counters:
+            of, now = window("h"), time()
+            assert await counters.take([of], now, 1) == [1]
+            assert server.process is not None
+            server.process.send_signal(signal.SIGSTOP)
+            with pytest.raises(Unavailable):
+                await counters.take([of], now, 1)
+            loop = asyncio.get_running_loop()
+            waits: list[float] = []
+
+            async def one(delay: float) -> None:
+                await asyncio.sleep(delay)
+                started = loop.time()
+                with pytest.raises(Unavailable):
+                    await counters.take([of], now, 1)
+                waits.append(loop.time() - started)
+
+            await asyncio.gather(*(one(number / 20) for number in range(60)))
+            assert sum(wait > 0.2 for wait in waits) <= 2
+            server.process.send_signal(signal.SIGCONT)
+
+            async def counts() -> bool:
+                try:
+                    return bool(await counters.take([of], now, 1))
+                except Unavailable:
+                    return False
+
+            await eventually_async(counts)
+
+
+@pytest.mark.slow
 async def test_places_of_a_gateway_that_died_come_back_with_their_lease(redis: RedisServer) -> None:
     dead = RedisCounters(redis.url, lease_seconds=-4)  # a second, with what is spared
     assert await dead.occupy("lease", 1)
