@@ -49,8 +49,8 @@ async def test_what_was_accepted_is_finished_and_nothing_new_is_taken(echo_serve
             asking(server.url, question(words=WORDS, stream=True, echo=STEADY)) as streamed,
             asking(server.url, question(words=WORDS, echo=STEADY)) as whole,
             asking(server.url, question(model="narrow", words=WORDS, stream=True, echo=STEADY)) as first,
-            asking(server.url, question(model="narrow", words=WORDS, stream=True)) as second,
-            asking(server.url, question(model="narrow", words=WORDS, stream=True)) as third,
+            asking(server.url, question(model="narrow", words=WORDS, stream=True, echo=STEADY)) as second,
+            asking(server.url, question(model="narrow", words=WORDS, stream=True, echo=STEADY)) as third,
         ):
             eventually(lambda: count(server, "requests_in_flight") == 5)
             server.process.send_signal(signal.SIGTERM)
