@@ -111,10 +111,15 @@ class Attempts:
                 await leg.close()
                 self.fell(leg.replica, error)
                 continue
-            except BaseException:
+            except BaseException as error:
                 await leg.close()
-                raise
+                stalled = self.broken_off(error)
+                if stalled is None:
+                    raise
+                self.fell(leg.replica, stalled)
+                continue
             await leg.close()
+            request.stall = None
             if response.status < 400:
                 self.succeeded(leg)
                 self.learn(leg.replica, *_usage(whole))

@@ -45,8 +45,8 @@ class Hedge:
             if not first.done():
                 other = asyncio.create_task(_begun(second))
                 await asyncio.wait((first, other), return_when=asyncio.FIRST_COMPLETED)
-                if not first.done() and _won(other) is None:
-                    await asyncio.wait((first,))
+                if not _is_well(first) and _won(other) is None:
+                    await asyncio.wait((first, other))  # one has failed, or there is no other
         except BaseException:
             await _end(first, leg)
             await _abandon(other)

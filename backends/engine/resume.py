@@ -81,6 +81,7 @@ class Resumable:
                 await self._recover(self._fault(error))
                 continue
             if not data:
+                self._attempts.succeeded(leg)
                 raise StopAsyncIteration
 
     async def pump(self, write: Write, frame: Frame | None = None) -> None:
