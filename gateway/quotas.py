@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from functools import cache
 from time import time
@@ -113,11 +112,8 @@ class Quotas:
                 await reservation.take_place(tenant.concurrent_streams)
             if reservation.refusal is None:
                 await reservation.count()
-        except asyncio.CancelledError:
-            reservation.settle(None)
-            raise
-        except Unavailable:
-            if not self._fails_open:
+        except BaseException as error:
+            if not (self._fails_open and isinstance(error, Unavailable)):
                 reservation.settle(None)
                 raise
         if reservation.refusal is not None:

@@ -73,15 +73,26 @@ class RedisCounters:
     async def take(self, windows: Sequence[Window], now: float, tokens: int) -> Sequence[int]:
         self._look()
         amounts = [tokens if window.counts_tokens else 1 for window in windows]
-        steps = (self._add(window, now, amount) for window, amount in zip(windows, amounts, strict=True))
-        totals = await asyncio.gather(*steps, return_exceptions=True)
+        steps = asyncio.gather(
+            *(self._add(window, now, amount) for window, amount in zip(windows, amounts, strict=True)),
+            return_exceptions=True,
+        )
+
+        def take_back(done: asyncio.Future[list[int | BaseException]]) -> None:
+            for window, amount, total in zip(windows, amounts, [] if done.cancelled() else done.result(), strict=False):
+                if isinstance(total, int):
+                    self.adjust(window, now, -amount)
+
+        try:
+            totals = await asyncio.shield(steps)
+        except asyncio.CancelledError:
+            steps.add_done_callback(take_back)  # it may have been counted all the same
+            raise
         failures = [total for total in totals if isinstance(total, BaseException)]
         if not failures:
             self._answered()
             return [total for total in totals if isinstance(total, int)]
-        for window, amount, total in zip(windows, amounts, totals, strict=True):
-            if isinstance(total, int):
-                self.adjust(window, now, -amount)
+        take_back(steps)
         if not isinstance(failures[0], _OUTAGES):
             raise failures[0]
         raise self._failed(failures[0]) from failures[0]
@@ -95,8 +106,13 @@ class RedisCounters:
     async def occupy(self, tenant: str, limit: int) -> bool:
         self._look()
         lease = f"{self._prefix}-{next(self._numbers)}"
+        step = asyncio.ensure_future(self._occupy([_places(tenant)], [limit, lease, self._lease_seconds]))
         try:
-            is_taken = await self._occupy([_places(tenant)], [limit, lease, self._lease_seconds])
+            is_taken = await asyncio.shield(step)
+        except asyncio.CancelledError:
+            # It may have been taken all the same; if it was not, giving it back does nothing.
+            step.add_done_callback(lambda done: done.cancelled() or done.exception() or self._give_back(tenant, lease))
+            raise
         except _OUTAGES as error:
             raise self._failed(error) from error
         self._answered()
@@ -106,10 +122,9 @@ class RedisCounters:
 
     def vacate(self, tenant: str) -> None:
         leases = self._leases[tenant]
-        self._vacated.append((tenant, leases.popleft()))
+        self._give_back(tenant, leases.popleft())
         if not leases:
             del self._leases[tenant]
-        self._work.set()
 
     async def run(self) -> None:
         # The client may swallow a cancellation that comes while it waits: the task that talks to it is one of its own.
@@ -123,6 +138,10 @@ class RedisCounters:
             await self._correct()
             await self._redis.aclose()
             await self._redis.connection_pool.disconnect()
+
+    def _give_back(self, tenant: str, lease: str) -> None:
+        self._vacated.append((tenant, lease))
+        self._work.set()
 
     async def _correct_always(self) -> None:
         while True:

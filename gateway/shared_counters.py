@@ -81,11 +81,8 @@ class SharedCounters:
             _RECORD.pack_into(self._table, at, digest, self._mark if count > 1 else _FREE, count - 1)
 
     async def run(self) -> None:
-        try:
-            await asyncio.get_running_loop().create_future()
-        finally:
-            self._table.close()
-            os.close(self._fd)
+        # The end of the process closes the table: requests that are cut at the very end are still counted.
+        await asyncio.get_running_loop().create_future()
 
     @property
     def _mark(self) -> int:

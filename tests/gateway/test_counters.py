@@ -14,6 +14,7 @@ from time import time
 from typing import Literal
 
 import pytest
+from pydantic import ValidationError
 
 from backends.errors import Unavailable
 from gateway.counters import Counters, MemoryCounters, counters_for
@@ -115,6 +116,37 @@ async def test_there_are_as_many_places_as_there_are(counters: Counters) -> None
     assert not await counters.occupy("crowd", 5)
     for tenant in ("crowd",) * 5 + ("alone",):
         counters.vacate(tenant)
+
+
+async def test_who_leaves_while_it_is_counted_was_never_there(counters: Counters) -> None:
+    of, now = window("left"), time()
+    for _ in range(20):
+        for step in (counters.take([of], now, 5), counters.occupy("left", 1)):
+            task = asyncio.create_task(step)  # type: ignore[arg-type]  # the one or the other
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():  # it was done before
+                if task.result() is True:
+                    counters.vacate("left")
+                else:
+                    counters.adjust(of, now, -5)
+
+    async def nothing_left() -> bool:
+        return await total(counters, of, now) == 0
+
+    async def free() -> bool:
+        return await counters.occupy("left", 1)
+
+    await eventually_async(nothing_left)
+    await eventually_async(free)
+    counters.vacate("left")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1", "redis://", "127.0.0.1:6379"])
+def test_a_url_that_is_not_of_redis_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match="limits_storage_url"):
+        Settings(limits_storage_url=url)
 
 
 def test_the_settings_say_where_it_is_counted(tmp_path: Path) -> None:
