@@ -106,12 +106,16 @@ class RedisCounters:
     async def occupy(self, tenant: str, limit: int) -> bool:
         self._look()
         lease = f"{self._prefix}-{next(self._numbers)}"
+
+        def give_back(done: asyncio.Future[Any]) -> None:
+            if not done.cancelled() and done.exception() is None and done.result():
+                self._give_back(tenant, lease)
+
         step = asyncio.ensure_future(self._occupy([_places(tenant)], [limit, lease, self._lease_seconds]))
         try:
             is_taken = await asyncio.shield(step)
         except asyncio.CancelledError:
-            # It may have been taken all the same; if it was not, giving it back does nothing.
-            step.add_done_callback(lambda done: done.cancelled() or done.exception() or self._give_back(tenant, lease))
+            step.add_done_callback(give_back)  # it may have been taken all the same
             raise
         except _OUTAGES as error:
             raise self._failed(error) from error
