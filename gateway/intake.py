@@ -148,7 +148,12 @@ async def _attempt_in_turn(asked: _Asked, entry: Entry, stand_ins: Sequence[str]
 
     async def attempt(name: str, covers: Covers | None, stall: Stall | None) -> None:
         reply.fields = fields
-        await _attempt(asked, *registry.offering(name, capability), covers, stall)
+        chosen, model = registry.offering(name, capability)
+        if covers is not None and not model.replicas.ready():
+            missing = model.replicas.not_ready()
+            if entry.naming.covers(missing):  # otherwise several replicas are worth their wait
+                raise missing
+        await _attempt(asked, chosen, model, covers, stall)
 
     names = [entry.status.config.name, *stand_ins]
     await first_of(names, entry.naming, attempt, asked.record, asked.watch)

@@ -18,6 +18,7 @@ import pytest
 from tests.engines import EchoEngine, echo_engine
 from tests.faults.looking import engine_pids
 from tests.faults.talking import Answer, ask, asking, data_of, question
+from tests.processes import alive, descendants
 from tests.servers import ROOT, TRITIUM, Tritium, echo_repository, serving
 from tests.waiting import eventually
 
@@ -140,6 +141,19 @@ async def test_draining_and_unloading_let_streams_finish(tmp_path: Path) -> None
             assert (again.stdout, again.returncode) == ("echo: READY\n", 0), again.stderr
             answer, _ = await ask(gateway.server.url, question())
             assert answer.status == 200
+
+
+def test_sigterm_does_not_wait_for_a_model_that_loads(tmp_path: Path) -> None:
+    with running(tmp_path, {"echo": {}}) as gateway:
+        server = gateway.server
+        for name in ("echo", "new"):
+            gateway.write(name, {"start_delay_ms": 600_000})
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: len(engine_pids(server)) == 3)
+        below = descendants(server.pid)
+        assert server.stop() == 0
+        assert not any(alive(pid) for pid in below)
+        assert list(server.runtime_dir.iterdir()) == []
 
 
 def test_a_model_that_is_not_there_cannot_be_controlled(tmp_path: Path) -> None:

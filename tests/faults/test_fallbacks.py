@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from tests.faults.looking import at_rest, count, engine_of
 from tests.faults.talking import ask, asking, question
 from tests.servers import Tritium
+from tests.waiting import eventually
 
 Start = Callable[..., Tritium]
 
@@ -55,6 +57,16 @@ async def test_a_model_that_is_not_ready_has_a_fallback(echo_server: Start) -> N
     models = with_fallback({"start_error": "no weights here"})
     server = echo_server(models=models)
     answer, body = await ask(server.url, question())
+    assert (answer.status, answer.headers["x-tritium-model"]) == (200, "spare"), body
+
+
+async def test_replicas_that_are_to_come_are_not_waited_for_where_there_is_a_fallback(echo_server: Start) -> None:
+    config = named(fallbacks="spare") + "\ninstance_group [{ count: 2 }]"
+    models = {"echo": {"start_delay_ms": 600_000, "config": config}, "spare": {}}
+    server = echo_server(models=models, is_awaited=False)
+    eventually(lambda: "spare: READY" in server.output())
+    async with asyncio.timeout(10):
+        answer, body = await ask(server.url, question())
     assert (answer.status, answer.headers["x-tritium-model"]) == (200, "spare"), body
 
 
