@@ -64,7 +64,7 @@ class MemoryCounters:
         totals = []
         for window in windows:
             count = self._counts[window.key]
-            index = window.index(now)
+            index = int(now + window.phase) // window.seconds  # `Window.index`, without the call
             if index != count.index:
                 count.index = index
                 count.total = 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
+from operator import gt, itemgetter
 from time import time
 
 from backends.errors import RateLimited, Unavailable
@@ -61,22 +63,25 @@ class Reservation:
         windows, now = self._tenant.windows, time()
         totals = await self._counters.take(windows, now, self._tokens)
         self._counted_at = now
-        left = [window.left(now) for window in windows]
-        over = [number for number, window in enumerate(windows) if totals[number] > window.limit]
-        if over:
-            longest = max(over, key=left.__getitem__)
-            self.refusal = self._refusal(left[longest], windows[longest], totals[longest])
+        if any(map(gt, totals, self._tenant.limits)):
+            self.refusal = self._refusal(totals)
+            # What is refused is given back.
+            totals = [total - self._amount(window) for window, total in zip(windows, totals, strict=True)]
         figures: list[int | bytes] = []
         for number in self._tenant.told:
             window = windows[number]
-            used = totals[number] - self._amount(window) if over else totals[number]  # what is refused is given back
-            figures += (max(0, window.limit - used), duration(math.ceil(left[number])))
+            figures += (max(0, window.limit - totals[number]), duration(math.ceil(window.left(now))))
         self.head_lines = self._tenant.head_lines % tuple(figures)
 
     def _amount(self, window: Window) -> int:
         return self._tokens if window.counts_tokens else 1
 
-    def _refusal(self, left: float, window: Window, total: int) -> RateLimited:
+    def _refusal(self, totals: Sequence[int]) -> RateLimited:
+        """What to say: of the windows without room, that which ends last is what counts."""
+        full = [each for each in zip(self._tenant.windows, totals, strict=True) if each[1] > each[0].limit]
+        left, window, total = max(
+            ((window.left(self._counted_at), window, total) for window, total in full), key=itemgetter(0)
+        )
         asked = self._amount(window)
         per = {60: "minute", 86400: "day"}[window.seconds]
         message = (

@@ -87,7 +87,8 @@ class Tenant:
     """One tenant as requests see it. The same name may be another object after a reload.
 
     Clients hear of the windows `told`, by their number: the shortest of requests and of tokens. `head_lines` says so as
-    OpenAI does; what remains of each and until when is to be filled in. `most_tokens` is the least limit of tokens.
+    OpenAI does; what remains of each and until when is to be filled in. `limits` are those of the windows, of them
+    `most_tokens` is the least of tokens.
     """
 
     __slots__ = (
@@ -95,6 +96,7 @@ class Tenant:
         "concurrent_streams",
         "head_lines",
         "is_limited",
+        "limits",
         "most_tokens",
         "name",
         "priority",
@@ -112,6 +114,7 @@ class Tenant:
         firsts = {window.what: number for number, window in reversed(tuple(enumerate(self.windows)))}
         self.told = sorted(firsts.values())
         self.head_lines = b"".join(_told(self.windows[number]) for number in self.told)
+        self.limits = [window.limit for window in self.windows]
         self.most_tokens = min((window.limit for window in self.windows if window.counts_tokens), default=0)
         self.is_limited = bool(self.windows or limits.concurrent_streams)
         patterns = "|".join(map(fnmatch.translate, limits.models)) or r"(?!)"
