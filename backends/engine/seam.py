@@ -109,6 +109,7 @@ class Seam:
         self._reach = max(map(len, self._stops), default=1) - 1
         self._before = sent[-self._reach :] if self._reach else ""
         self._behind = ""
+        self._tokens_behind = 0
 
     def convert(self, event: bytes) -> bytes:
         """One whole event, or nothing in its place."""
@@ -148,6 +149,7 @@ class Seam:
         if not self._before or not text:
             return False
         self._behind += text
+        self._tokens_behind += 1
         joined = self._before + self._behind
         if any(0 <= joined.find(stop) < len(self._before) for stop in self._stops):
             return True
@@ -158,7 +160,7 @@ class Seam:
     def _summed(self, raw: msgspec.Raw) -> msgspec.Raw:
         usage = _decode_any(raw)
         prompt = max(0, (usage.get("prompt_tokens") or 0) - self._tokens)
-        completion = self._tokens + (0 if self._is_over else usage.get("completion_tokens") or 0)
+        completion = self._tokens + (self._tokens_behind if self._is_over else usage.get("completion_tokens") or 0)
         usage |= {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
         details = usage.get("prompt_tokens_details")
         if details and details.get("cached_tokens"):
