@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
 import uvicorn
@@ -22,6 +21,7 @@ from backends.engine.probe import get
 from backends.errors import ServingError
 from backends.model import Endpoint, State
 from gateway.exposition import DEAD, engine_families, fold, gateway_families
+from gateway.guest import GuestServer
 from gateway.snapshot import ModelStatus
 from gateway.telemetry import Payload
 from gateway.tenant_labels import TenantLabels
@@ -81,7 +81,7 @@ class MetricsServer:
         self._statuses = statuses
         self._version = version
         self._tenants = TenantLabels(tenant_labels)
-        self._server: _Server | None = None
+        self._server: GuestServer | None = None
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -106,13 +106,13 @@ class MetricsServer:
             server_header=False,
             timeout_graceful_shutdown=_STOP_SECONDS,
         )
-        self._server = _Server(config)
+        self._server = GuestServer(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="metrics port")
 
     async def stop(self) -> None:
         """Finish the scrapes under way, a second at most, and close the port."""
         if self._server is not None and self._serving is not None:
-            self._server.should_exit = True
+            self._server.leave()
             await self._serving
             self._server = self._serving = None
 
@@ -164,11 +164,3 @@ class _Families(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return self._families
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn as a guest: signals are the supervisor's."""
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield

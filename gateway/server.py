@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import gc
 import os
 import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator
 from time import monotonic
 
 import uvicorn
@@ -27,6 +25,7 @@ from gateway.cache_salt import CacheSalt
 from gateway.channel import Channel
 from gateway.counters import counters_for
 from gateway.decisions import DecisionLog
+from gateway.guest import GuestServer
 from gateway.plane import Plane
 from gateway.questions import Questions
 from gateway.quotas import Quotas
@@ -43,14 +42,6 @@ _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 4096
 _POLL_SECONDS = 0.02
 _FAREWELL_SECONDS = 6
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: when to stop is the supervisor's to say."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class ServerProcess:
@@ -71,7 +62,7 @@ class ServerProcess:
         self._channel = channel
         self._drain_asked = asyncio.Event()
         self._drain_seconds = settings.exit_timeout_secs
-        self._server = _Server(
+        self._server = GuestServer(
             uvicorn.Config(
                 App(self._plane),
                 http=wired_protocol(asyncio.get_running_loop()),
@@ -169,7 +160,7 @@ class ServerProcess:
         for watch in tuple(plane.clock.members):
             watch.interrupt(Unavailable("The server is shutting down and could not wait for this answer any longer."))
         await self._wait_for_exchanges(_FAREWELL_SECONDS)
-        self._server.should_exit = True
+        self._server.leave()
 
     async def _wait_for_exchanges(self, seconds: float) -> None:
         give_up_at = monotonic() + seconds
