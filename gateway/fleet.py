@@ -54,6 +54,7 @@ class Fleet:
         self._burden = burden
         self._place = Place(settings, runtime_dir, changed)
         self._models: dict[str, list[LoadedModel]] = {}
+        self._departing: dict[str, list[LiveEndpoint]] = {}
         self._lives: dict[LiveEndpoint, asyncio.Task[None]] = {}
         self._departures: set[asyncio.Task[None]] = set()
         self._locks: dict[str, asyncio.Lock] = {}
@@ -130,7 +131,8 @@ class Fleet:
             versions = self._named(name)
             del self._models[name]
             self._changed.set()
-            await self._depart([endpoint for model in versions for endpoint in (*model.endpoints, *model.departing)])
+            leaving = [endpoint for model in versions for endpoint in model.endpoints]
+            await self._depart([*leaving, *self._departing.get(name, ())])
 
     async def drain(self, name: str) -> None:
         """As `unload`, but the model stays listed, `STOPPED`; loading it starts it again."""
@@ -249,19 +251,21 @@ class Fleet:
             [endpoint for model in before for endpoint in model.endpoints],
             [endpoint for model in after for endpoint in model.endpoints],
         )
+        departing = self._departing.setdefault(name, [])
+        departing += leaving
+        after[-1].departing = departing  # the last version is the one that server processes have
         self._models[name] = after
         self._changed.set()
         for endpoint in leaving:
             endpoint.drain()
         if leaving:
-            after[-1].departing.extend(leaving)
-            task = asyncio.create_task(self._see_off(after[-1], leaving))
+            task = asyncio.create_task(self._see_off(departing, leaving))
             self._departures.add(task)
             task.add_done_callback(self._departures.discard)
 
-    async def _see_off(self, model: LoadedModel, leaving: Sequence[LiveEndpoint]) -> None:
+    async def _see_off(self, departing: list[LiveEndpoint], leaving: Sequence[LiveEndpoint]) -> None:
         await self._depart(leaving)
-        model.departing[:] = _without(model.departing, leaving)
+        departing[:] = _without(departing, leaving)
         self._changed.set()
 
     async def _depart(self, endpoints: Sequence[LiveEndpoint]) -> None:
@@ -293,11 +297,14 @@ class Fleet:
 
     async def _end(self, endpoints: Iterable[LiveEndpoint]) -> None:
         """Processes are stopped, remote endpoints are watched no longer."""
-        tasks = [task for endpoint in endpoints if (task := self._lives.pop(endpoint, None)) is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        ending = {endpoint: self._lives[endpoint] for endpoint in endpoints if endpoint in self._lives}
+        for task in ending.values():
+            if not task.cancelling():  # cancelled once more, it would end at once
+                task.cancel()
+        if ending:
+            await asyncio.wait(ending.values())
+        for endpoint in ending:
+            self._lives.pop(endpoint, None)
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         while not holds():

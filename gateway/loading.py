@@ -205,7 +205,7 @@ def _replace(config: ModelConfig, before: LoadedModel | None, place: Place, gene
     routing.read(config)
     model = LoadedModel(config, naming=naming.read(config), file_seen=look(config))
     if before is not None:
-        model.created, model.departing = before.created, before.departing
+        model.created = before.created
     model.endpoints = (*_processes(model, before, place, generation), *_remote(model, before, place))
     if not model.endpoints:
         raise InvalidRequest(f"Model {config.name!r} has neither an instance nor an endpoint.")

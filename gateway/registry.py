@@ -16,7 +16,7 @@ from backends.engine import naming
 from backends.engine.naming import Naming
 from backends.engine.replicas import EngineModel
 from backends.errors import ModelNotFound, ModelNotReady, ServingError, UnsupportedOperation
-from backends.model import Capability, Endpoints, Load, Models, State
+from backends.model import Capability, Endpoint, Endpoints, Load, Models, State
 from gateway.admission import Gate
 from gateway.snapshot import ModelStatus, Snapshot
 
@@ -88,8 +88,8 @@ class Registry:
             if entry.model is not None and entries.get(name) is not entry:
                 self._retired.append(entry.model)
                 entry.model.close()
-                if name not in entries:
-                    entry.endpoints.current = ()
+                if name not in entries:  # not forgotten: streams are under way there
+                    entry.endpoints.current = tuple(map(_draining, entry.endpoints.current))
 
     def hear(self, loads: Mapping[str, Load]) -> None:
         """What engines say of their own work, by endpoint id."""
@@ -198,3 +198,7 @@ class Registry:
             return None
         live = sum(endpoint.state is not State.DRAINING for endpoint in entry.status.endpoints)
         return max(1, math.ceil(entry.share * max(1, live) / self._share))
+
+
+def _draining(endpoint: Endpoint) -> Endpoint:
+    return msgspec.structs.replace(endpoint, state=State.DRAINING)

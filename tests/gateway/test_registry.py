@@ -270,7 +270,7 @@ def test_loads_reach_every_model_also_one_that_comes_later(registry: Registry) -
         assert replica.load == load
 
 
-async def test_work_of_a_model_that_was_replaced_still_counts(registry: Registry) -> None:
+async def test_work_of_a_model_that_was_replaced_still_counts(registry: Registry, kinds: Kinds) -> None:
     async with asyncio.timeout(10):
         with echo_engine() as engine:
             registry.apply(snapshot(status("a", address=engine.address)))
@@ -280,8 +280,11 @@ async def test_work_of_a_model_that_was_replaced_still_counts(registry: Registry
             request = OpenAIRequest("/v1/chat/completions", body, "a", stream=True)
             response = await registry.openai("a").respond(request)
             assert registry.work()[engine.address] == 1
-            registry.apply(snapshot(status("a", address=engine.address, backend="picky")))
+            changed = ModelConfig("a", "toy", parameters={"retries": "1"})
+            registry.apply(snapshot(ModelStatus(changed, State.READY, endpoints=registry.find("a").endpoints.current)))
             registry.apply(snapshot())
+            for made in kinds.made:
+                assert not made.ready()  # as a request finds that has waited for its permit
             assert registry.work()[engine.address] == 1
             await response.body.aclose()
             await eventually_async(lambda: gone(registry, engine.address))
