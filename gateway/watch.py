@@ -78,6 +78,7 @@ class Watch:
         if now >= self.deadline:
             self.interrupt(DeadlineExceeded("The request did not finish before its deadline."))
         elif self.on_silence is not None:
+            silent_since = max(self.heard_at, self.commented_at)
             if self.on_engine and now >= self.heard_at + self._patience():
                 what = "sent no first token" if self.first else "sent nothing more"
                 stall = UpstreamTimeout(f"The engine {what} within {self._patience():g} s.")
@@ -85,7 +86,7 @@ class Watch:
                     self.interrupt(stall)
                     return
                 self.heard_at = now
-            if now >= max(self.heard_at, self.commented_at) + self._settings.keepalive_seconds:
+            if now >= silent_since + self._settings.keepalive_seconds:
                 self.commented_at = now
                 self.on_silence()
             self._plan()

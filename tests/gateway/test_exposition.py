@@ -3,7 +3,8 @@ from collections.abc import Iterable
 from prometheus_client import Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.exposition import engine_families
+from gateway.exposition import DEAD, engine_families, fold, gateway_families
+from gateway.telemetry import LAG_BOUNDS, REROUTINGS, Histogram, ModelMetrics, Payload
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -17,7 +18,11 @@ class Families:
 
 
 def exposed(answers: list[tuple[str, str, bytes | None]]) -> tuple[str, Series]:
-    text = generate_latest(Families(engine_families(answers))).decode()
+    return read(engine_families(answers))
+
+
+def read(found: Iterable[Metric]) -> tuple[str, Series]:
+    text = generate_latest(Families(found)).decode()
     types = [line for line in text.splitlines() if line.startswith("# TYPE ")]
     assert len({line.split()[2] for line in types}) == len(types), "a family is told once"
     series: Series = {}
@@ -112,3 +117,48 @@ def test_awkward_text_stays_valid() -> None:
         assert series["made_total", labels(**own)] == 1
         assert series["lone", labels(**own)] == float("inf")
         assert ("odd", labels(path='C:\\x "y" \n', **own)) in series
+
+
+def payload(*models: ModelMetrics) -> Payload:
+    return Payload(
+        list(models), connections={}, lag=Histogram.empty(LAG_BOUNDS), lag_max_seconds=0.0, log_lines_dropped=0
+    )
+
+
+def counted(parts: list[tuple[str, Payload]]) -> Series:
+    return read(gateway_families(parts, (), "1"))[1]
+
+
+def test_reroutings_are_the_sum_over_all_processes_there_have_been() -> None:
+    first = payload(ModelMetrics("alpha", rerouted={"retries": 2, "hedges": 1, "resumes": 3, "ejections": 4}))
+    second = payload(ModelMetrics("alpha", rerouted={"retries": 5}), ModelMetrics("beta", rerouted={"resumes": 1}))
+    dead = payload(ModelMetrics("alpha", rerouted={"ejections": 10}))
+    series = counted([("0", first), ("1", second), (DEAD + "0", dead)])
+    alpha, beta = labels(model="alpha"), labels(model="beta")
+    assert [series[f"tritium_{kind}_total", alpha] for kind in REROUTINGS] == [7, 1, 3, 14]
+    assert [series[f"tritium_{kind}_total", beta] for kind in REROUTINGS] == [0, 0, 1, 0]
+
+
+def test_a_model_that_was_never_rerouted_shows_zeros() -> None:
+    series = counted([("0", payload(ModelMetrics("alpha")))])
+    for kind in REROUTINGS:
+        assert series[f"tritium_{kind}_total", labels(model="alpha")] == 0
+
+
+def test_fallbacks_are_told_by_the_model_that_failed_and_the_one_that_was_asked() -> None:
+    first = payload(ModelMetrics("alpha", fallbacks={"beta": 2, "gamma": 1}), ModelMetrics("beta"))
+    second = payload(ModelMetrics("alpha", fallbacks={"beta": 3}))
+    series = counted([("0", first), (DEAD + "1", second)])
+    found = {key: value for (name, key), value in series.items() if name == "tritium_fallbacks_total"}
+    assert found == {labels(model="alpha", to="beta"): 5, labels(model="alpha", to="gamma"): 1}
+
+
+def test_what_ended_processes_rerouted_is_kept_when_they_are_folded() -> None:
+    parts = [
+        payload(ModelMetrics("alpha", rerouted={"resumes": 1}, fallbacks={"beta": 1})),
+        payload(ModelMetrics("alpha", rerouted={"resumes": 2, "hedges": 5}, fallbacks={"beta": 1})),
+    ]
+    series = counted([(DEAD + "all", fold(*parts))])
+    assert series["tritium_resumes_total", labels(model="alpha")] == 3
+    assert series["tritium_hedges_total", labels(model="alpha")] == 5
+    assert series["tritium_fallbacks_total", labels(model="alpha", to="beta")] == 2

@@ -204,3 +204,59 @@ def test_a_fallback_is_counted_for_the_model_that_failed_and_the_rest_for_the_ot
     exchange.done(200)
     assert (beta.in_flight, beta.requests, beta.rerouted) == (0, {("chat_completions", 200): 1}, {})
     assert alpha.requests == {}
+
+
+def test_what_was_done_for_a_request_is_counted_once_when_it_ends() -> None:
+    counting = telemetry()
+    rerouted = counting.model("alpha").rerouted
+    for end in ("done", "disconnect", "fail"):
+        exchange = begin(counting)
+        route = Route()
+        exchange.took(route)
+        route.failures += ["alpha-0: gone", "alpha-1: gone"]
+        route.retries, route.resumes, route.ejections = 2, 1, 1
+        assert "hedges" not in rerouted
+        if end == "done":
+            exchange.done(200)
+        elif end == "disconnect":
+            exchange.disconnect()
+        else:
+            exchange.fail(UpstreamTimeout("silent"), 504)
+        exchange.done(200)
+    assert rerouted == {"retries": 6, "resumes": 3, "ejections": 3}
+
+
+def test_hedges_are_counted_though_nothing_failed() -> None:
+    counting = telemetry()
+    exchange = begin(counting)
+    exchange.took(Route(hedges=1))
+    exchange.done(200)
+    assert counting.model("alpha").rerouted == {"hedges": 1}
+
+
+def test_a_request_that_found_its_engine_at_once_counts_nothing() -> None:
+    counting = telemetry()
+    exchange = begin(counting)
+    exchange.took(Route(policy="prefix", reason="cached", endpoint="alpha-0"))
+    exchange.done(200)
+    begin(counting).done(404)  # and one that went to no model
+    assert counting.model("alpha").rerouted == {}
+
+
+def test_a_request_that_goes_to_its_model_twice_counts_both_ways() -> None:
+    counting = telemetry()
+    exchange = begin(counting)
+    exchange.took(Route(retries=1, failures=["alpha-0: gone"]))
+    exchange.took(Route(retries=2, hedges=1, failures=["alpha-0: gone"]))
+    assert counting.model("alpha").rerouted == {"retries": 1}
+    exchange.done(200)
+    assert counting.model("alpha").rerouted == {"retries": 3, "hedges": 1}
+
+
+def test_reroutings_travel_with_the_payload() -> None:
+    counting = telemetry()
+    exchange = begin(counting)
+    exchange.took(Route(resumes=2, failures=["alpha-0: gone"]))
+    exchange.done(200)
+    decoded = msgspec.msgpack.decode(counting.payload(), type=Payload)
+    assert decoded.models[1].rerouted == {"resumes": 2}

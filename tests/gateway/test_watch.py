@@ -9,6 +9,7 @@ from time import monotonic
 import pytest
 
 from backends.errors import DeadlineExceeded, InvalidRequest, ServingError, Unavailable, UpstreamTimeout
+from backends.model import OpenAIRequest
 from gateway.settings import Settings
 from gateway.watch import Watch, read_timeout
 from gateway.wire import Outbox, Wire
@@ -91,6 +92,83 @@ async def test_a_stall_between_tokens_interrupts_sooner(watched: Watched) -> Non
     assert watched.tick(12.9) is None
     assert watched.tick(13) is UpstreamTimeout
     assert "nothing more within 10 s" in str(watched.watch.error)
+
+
+class Elsewhere:
+    """A model that may try elsewhere so many times when an engine stalls."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+        self.told: list[str] = []
+
+    def __call__(self, error: UpstreamTimeout) -> bool:
+        self.told.append(error.message)
+        return len(self.told) <= self.times
+
+
+def elsewhere(watched: Watched, times: int = 1) -> Elsewhere:
+    """The request is on its way to such a model."""
+    asked = watched.watch.request = OpenAIRequest("/v1/x", b"{}", "m", stream=True)
+    asked.stall = model = Elsewhere(times)
+    return model
+
+
+async def test_a_stall_is_told_to_the_model_and_its_next_engine_has_the_same_time(watched: Watched) -> None:
+    watched.stream()
+    model = elsewhere(watched)
+    assert watched.tick(29) is None
+    assert model.told == []
+    assert watched.tick(30) is None
+    assert model.told == ["The engine sent no first token within 30 s."]
+    assert watched.tick(59) is None
+    assert len(model.told) == 1
+    assert not await watched.is_interrupted()
+    assert watched.tick(60) is UpstreamTimeout
+    assert len(model.told) == 2
+    assert await watched.is_interrupted()
+
+
+async def test_a_stall_in_mid_stream_is_told_too(watched: Watched) -> None:
+    watched.stream()
+    model = elsewhere(watched, times=2)
+    watched.token(3)
+    assert watched.tick(13) is None
+    assert watched.tick(23) is None
+    assert model.told == ["The engine sent nothing more within 10 s."] * 2
+    watched.token(24)
+    assert watched.tick(33) is None
+    assert watched.tick(34) is UpstreamTimeout
+
+
+async def test_a_model_that_tries_elsewhere_lets_the_deadline_and_the_signs_of_life_be(watched: Watched) -> None:
+    watched.stream()
+    elsewhere(watched, times=1000)
+    for second in range(1, 600):
+        assert watched.tick(second) is None
+    assert watched.comments == 119
+    assert watched.tick(600) is DeadlineExceeded
+
+
+async def test_a_model_with_nothing_to_break_off_leaves_the_stall_to_the_watch(watched: Watched) -> None:
+    watched.stream()
+    model = elsewhere(watched, times=0)
+    assert watched.tick(30) is UpstreamTimeout
+    assert len(model.told) == 1
+    other = Watched()
+    other.stream()
+    elsewhere(other)
+    assert other.watch.request is not None
+    other.watch.request.stall = None  # the answer is closed, or the model has one endpoint
+    assert other.tick(30) is UpstreamTimeout
+    other.task.cancel()
+
+
+async def test_a_model_that_waits_for_no_engine_is_not_told_of_a_stall(watched: Watched) -> None:
+    watched.stream()
+    model = elsewhere(watched)
+    watched.watch.on_engine = False
+    assert watched.tick(500) is None
+    assert model.told == []
 
 
 async def test_the_queue_and_a_slow_client_are_not_the_engines_silence(watched: Watched) -> None:

@@ -82,6 +82,73 @@ async def test_lines_of_a_head_go_out_with_the_next_one_alone(outbox: Outbox, is
     assert transport.written == [head + b"{}HTTP/1.1 200 OK\r\n\r\n"]
 
 
+async def test_a_chunk_that_has_its_framing_goes_out_as_it_is_and_in_its_place(outbox: Outbox) -> None:
+    wire, transport = wired(outbox)
+    wire.frame(b"3\r\none\r\n")  # the first of a turn sees to it that the turn is written
+    await asyncio.sleep(0)
+    assert transport.written == [b"3\r\none\r\n"]
+    wire.chunk(b"two")
+    wire.frame(b"05;a=b\r\nthree\r\n")
+    wire.write(b"0\r\n\r\n")
+    await asyncio.sleep(0)
+    assert transport.written[1:] == [b"3\r\ntwo\r\n05;a=b\r\nthree\r\n0\r\n\r\n"]
+
+
+TRAILERS = [(b"x-tritium-resumes", b"1"), (b"x-other", b"a b")]
+
+
+async def test_trailers_stand_behind_the_last_chunk_and_end_the_answer(outbox: Outbox) -> None:
+    wire, transport = wired(outbox)
+    wire.chunk(b"one")
+    wire.trailers(TRAILERS)
+    wire.write(b"0\r\n\r\n")
+    await asyncio.sleep(0)
+    assert transport.written == [b"3\r\none\r\n0\r\nx-tritium-resumes: 1\r\nx-other: a b\r\n\r\n"]
+
+
+async def test_trailers_stand_behind_a_last_chunk_that_comes_with_bytes_before_it(outbox: Outbox) -> None:
+    wire, transport = wired(outbox)
+    wire.trailers(TRAILERS[:1])
+    wire.write(b"3\r\ntwo\r\n")
+    wire.write(b"3\r\nend\r\n0\r\n\r\n")
+    wire.flush()
+    assert transport.written == [b"3\r\ntwo\r\n3\r\nend\r\n0\r\nx-tritium-resumes: 1\r\n\r\n"]
+
+
+async def test_trailers_are_those_of_one_answer_alone(outbox: Outbox) -> None:
+    wire, transport = wired(outbox)
+    wire.trailers(TRAILERS)
+    wire.write(b"0\r\n\r\n")
+    wire.write(b"1\r\na\r\n0\r\n\r\n")
+    wire.trailers([])
+    wire.write(b"1\r\nb\r\n0\r\n\r\n")
+    wire.flush()
+    assert transport.written[0].count(b"x-tritium-resumes") == 1
+    assert transport.written[0].endswith(b"\r\n\r\n1\r\na\r\n0\r\n\r\n1\r\nb\r\n0\r\n\r\n")
+
+
+async def test_a_bare_wire_undoes_framing_and_tells_no_trailers(outbox: Outbox) -> None:
+    transport = Recorder()
+    wire = Wire(transport, outbox).bare()
+    wire.write(b"HTTP/1.1 200 OK\r\na: b\r\ntransfer-encoding: chunked\r\n\r\n")
+    wire.frame(b"4\r\none \r\n")
+    wire.frame(b"0006;a=b\r\ntwo\r\n \r\n")
+    wire.trailers(TRAILERS)
+    wire.write(b"0\r\n\r\n")
+    wire.flush()
+    assert transport.written == [b"HTTP/1.1 200 OK\r\na: b\r\n\r\none two\r\n "]
+
+
+async def test_what_is_framed_for_a_client_that_is_gone_is_dropped(outbox: Outbox) -> None:
+    wire, transport = wired(outbox)
+    wire.lose()
+    wire.frame(b"3\r\none\r\n")
+    wire.trailers(TRAILERS)
+    wire.write(b"0\r\n\r\n")
+    await asyncio.sleep(0)
+    assert transport.written == []
+
+
 async def test_closing_writes_what_is_pending_first(outbox: Outbox) -> None:
     wire, transport = wired(outbox)
     wire.write(b"last words")
