@@ -39,13 +39,13 @@ async def relay_stream(
     broken = UpstreamError("The engine reported an error in its stream.")
 
     def forward(data: bytes) -> Coroutine[Any, Any, None] | None:
-        record.chunk()
+        heard_at = record.chunk()
         whole = feed(data)
         if whole:
             if watch.first:
                 return begin(whole)
             wire.chunk(whole)
-            watch.heard_at = record.last_chunk_at
+            watch.heard_at = heard_at
             if events.failed:
                 reply.told = True
                 raise broken
@@ -89,11 +89,9 @@ def _token_forwarder(record: Exchange, watch: Watch, wire: Wire) -> Frame:
     chunk, frame = record.chunk, wire.frame
 
     def forward(framed: bytes, _start: int, _end: int) -> bool:
-        if watch.first or wire.paused:
+        if watch.first or not frame(framed):
             return False
-        chunk()
-        frame(framed)
-        watch.heard_at = record.last_chunk_at
+        watch.heard_at = chunk()
         return True
 
     return forward

@@ -272,8 +272,8 @@ class Exchange:
         """It goes to the engine now."""
         self.sent_at = monotonic()
 
-    def chunk(self) -> None:
-        """Bytes of a stream have come: once a read, however many events it carried."""
+    def chunk(self) -> float:
+        """Bytes of a stream have come: once a read, however many events it carried. When, in `monotonic` seconds."""
         now = monotonic()
         self.chunks += 1
         if self.first_chunk_at:
@@ -285,6 +285,7 @@ class Exchange:
             self.first_chunk_at = now
             self.metrics.ttft.observe(now - self.started_at)
         self.last_chunk_at = now
+        return now
 
     def answered(self) -> None:
         """The engine's answer is whole: time is the gateway's again."""

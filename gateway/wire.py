@@ -121,12 +121,15 @@ class Wire(asyncio.Transport):
             self._outbox.add(self)
         pending.append(b"%x\r\n%b\r\n" % (len(data), data))
 
-    def frame(self, data: bytes) -> None:
-        """One chunk that has its framing already."""
+    def frame(self, data: bytes) -> bool:
+        """One chunk that has its framing already; False, and it is not taken, while the client reads too slowly."""
+        if self.paused:
+            return False
         pending = self._pending
         if not pending:
             self._outbox.add(self)
         pending.append(data)
+        return True
 
     def trailers(self, fields: Headers) -> None:
         """What the end of this answer is to carry (RFC 9112 §7.1.2), told before that end, which goes through ASGI."""
@@ -228,8 +231,11 @@ class _BareWire(Wire):
     def trailers(self, fields: Headers) -> None:
         pass
 
-    def frame(self, data: bytes) -> None:
+    def frame(self, data: bytes) -> bool:
+        if self.paused:
+            return False
         super().write(data[data.index(b"\r\n") + 2 : -2])
+        return True
 
     def write(self, data: Any) -> None:
         if self._is_framed:

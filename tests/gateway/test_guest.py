@@ -14,7 +14,7 @@ from gateway.guest import GuestServer
 from tests.waiting import eventually_async
 
 
-async def app(scope, receive, send):
+async def app(_scope, _receive, send):
     await send({"type": "http.response.start", "status": 204, "headers": []})
     await send({"type": "http.response.body", "body": b""})
 
