@@ -153,6 +153,6 @@ _decode_moment = msgspec.json.Decoder(_Moment).decode
 
 def _decisions(accounts: dict[int, Account], limit: int) -> list[msgspec.Raw]:
     """The newest first."""
-    found = [decision for account in accounts.values() for decision in account.decisions]
+    found = [decision for account in accounts.values() for decision in reversed(account.decisions)]
     found.sort(key=lambda decision: _decode_moment(decision).at, reverse=True)
     return [msgspec.Raw(decision) for decision in found[:limit]]

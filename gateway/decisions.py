@@ -67,7 +67,7 @@ def _described(decision: Decision, epoch: float) -> dict[str, Any]:
     record = decision.record
     fields: dict[str, Any] = {
         "request_id": record.request_id.decode(),
-        "at": round(epoch + record.started_at, 3),
+        "at": round(epoch + record.started_at, 6),
         "operation": record.endpoint,
         "tenant": record.tenant,
         "asked": decision.asked,

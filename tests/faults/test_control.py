@@ -143,6 +143,18 @@ async def test_draining_and_unloading_let_streams_finish(tmp_path: Path) -> None
             assert answer.status == 200
 
 
+async def test_who_waits_for_a_permit_of_an_unloaded_model_is_refused_and_costs_nobody_its_stream(
+    tmp_path: Path,
+) -> None:
+    with running(tmp_path, {"echo": {"slots": 2}}) as gateway:
+        async with streams(gateway.server, 2) as answers, asking(gateway.server.url, question(words=WORDS)) as waiting:
+            eventually(lambda: queued(gateway.admin("queue"), "echo") == (2, 1))
+            ending = asyncio.create_task(asyncio.to_thread(gateway.models, "unload", "echo"))
+            assert await whole(answers)
+            assert await waiting.head() == 503
+            assert (await ending).stdout == "echo: UNLOADED\n"
+
+
 def test_sigterm_does_not_wait_for_a_model_that_loads(tmp_path: Path) -> None:
     with running(tmp_path, {"echo": {}}) as gateway:
         server = gateway.server
