@@ -161,6 +161,11 @@ class OpenAIResponse:
     trailers: Headers = ()
 
 
+def is_stream(headers: Headers) -> bool:
+    """Whether an answer with these header fields is an event stream."""
+    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)
+
+
 class Model(Protocol):
     """One loaded version of one entry of the model repository, seen from a server process."""
 

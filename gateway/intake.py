@@ -10,7 +10,7 @@ from typing import Any
 
 from backends.engine.replicas import EngineModel
 from backends.errors import ServingError, Unavailable
-from backends.model import Capability, Headers, OpenAIModel, OpenAIRequest
+from backends.model import Capability, Headers, OpenAIModel, OpenAIRequest, is_stream
 from gateway import access
 from gateway.body import ClientLeft, Receive, read_body
 from gateway.cache_salt import is_salted
@@ -22,7 +22,7 @@ from gateway.fallback import Covers, Refused, Stall, first_of
 from gateway.plane import Plane
 from gateway.quotas import NOTHING
 from gateway.registry import Entry, Registry
-from gateway.relay import is_stream, relay_stream, relay_whole
+from gateway.relay import relay_stream, relay_whole
 from gateway.rename import renamed
 from gateway.reply import Reply, Send
 from gateway.telemetry import CLIENT_CLOSED_REQUEST, Exchange

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from backends.errors import UpstreamError, UpstreamProtocolError
-from backends.model import Frame, Headers, OpenAIResponse
+from backends.model import Frame, OpenAIResponse
 from gateway.errors import from_engine
 from gateway.events import Events, usage_of
 from gateway.reply import Reply
@@ -17,13 +17,7 @@ from gateway.telemetry import Exchange
 from gateway.watch import Watch
 from gateway.wire import Wire
 
-_EVENT_STREAM = b"text/event-stream"
 _CONTENT_TYPE = b"content-type"
-
-
-def is_stream(headers: Headers) -> bool:
-    """Whether an answer with these header fields is an event stream."""
-    return any(name == _CONTENT_TYPE and value.startswith(_EVENT_STREAM) for name, value in headers)
 
 
 async def relay_stream(

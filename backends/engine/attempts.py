@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from backends.engine.journal import Usage
 from backends.engine.replica import Replica
 from backends.engine.resume import Resumable, told
 from backends.errors import ServingError, Unavailable, UpstreamError, UpstreamTimeout
-from backends.model import Frame, Headers, OpenAIRequest, OpenAIResponse, Write
+from backends.model import Frame, OpenAIRequest, OpenAIResponse, Write, is_stream
 
 if TYPE_CHECKING:
     from backends.engine.replicas import EngineModel
@@ -99,7 +100,7 @@ class Attempts:
         while True:
             leg = await self.depart(request)
             response = leg.response
-            if request.stream and response.status < 400 and _is_stream(response.headers):
+            if request.stream and response.status < 400 and is_stream(response.headers):
                 best = await self._hedged(leg) if model.routing.hedge else leg
                 if best is None:
                     continue
@@ -302,20 +303,11 @@ class _Collected:
         self._body = b""
 
 
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
+class _Whole(msgspec.Struct):
+    usage: Usage | None = None
 
 
-class _Counts(msgspec.Struct):
-    prompt_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-
-
-class _Usage(msgspec.Struct):
-    usage: _Counts | None = None
-
-
-_decode_usage = msgspec.json.Decoder(_Usage).decode
+_decode_usage = msgspec.json.Decoder(_Whole).decode
 
 
 def _usage(body: bytes) -> tuple[int, int]:
@@ -327,7 +319,3 @@ def _usage(body: bytes) -> tuple[int, int]:
     if usage is None or usage.prompt_tokens is None or usage.prompt_tokens_details is None:
         return 0, 0
     return usage.prompt_tokens, usage.prompt_tokens_details.cached_tokens or 0
-
-
-def _is_stream(headers: Headers) -> bool:
-    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)
