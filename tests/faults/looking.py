@@ -21,9 +21,9 @@ _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 @contextmanager
-def engine_of(server: Tritium, model: str = "echo") -> Iterator[EchoEngine]:
-    """The engine that serves a model, to be looked into; the gateway starts and stops it."""
-    path = str(server.runtime_dir / f"{model}-1.sock")
+def engine_of(server: Tritium, model: str = "echo", number: int = 0) -> Iterator[EchoEngine]:
+    """The engine that serves a model, or one of several, to be looked into; the gateway starts and stops it."""
+    path = str(server.runtime_dir / (f"{model}-1.{number}.sock" if number else f"{model}-1.sock"))
     transport = httpx.HTTPTransport(uds=path, retries=1, verify=False)
     with httpx.Client(transport=transport, base_url="http://echo") as control:
         yield EchoEngine(cast("object", None), f"unix:{path}", control)  # type: ignore[arg-type]  # it is not ours
