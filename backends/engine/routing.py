@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from math import inf
 from typing import Any
 
 from backends.config import ModelConfig
@@ -16,6 +17,7 @@ POLICIES = ("prefix", "round_robin", "least_load", "power_of_two", "session", "w
 class Routing:
     """Every field is a parameter of the same name, any kind of engine has them all.
 
+    `session_header` is in lower case, as headers arrive.
     `retry_budget` is the share of a model's requests that may be sent once more. `hedge` starts a second attempt
     when the first token is later than the 95th percentile of this model's.
     """
@@ -44,7 +46,7 @@ def read(config: ModelConfig) -> Routing:
     routing = Routing(**values)
     if routing.routing_policy not in POLICIES:
         raise _wrong(config.name, "routing_policy", config.parameters, f"one of {', '.join(POLICIES)}")
-    if routing.load_factor < 1:
+    if not 1 <= routing.load_factor < inf:
         raise _wrong(config.name, "load_factor", config.parameters, "a number of at least 1")
     for name, least in (("retries", 0), ("lost_engines", 1)):
         if getattr(routing, name) < least:
@@ -66,7 +68,7 @@ def _value(config: ModelConfig, name: str, default: object) -> object:
             return type(default)(text)
         except ValueError as error:
             raise _wrong(config.name, name, config.parameters, f"a number like {default}") from error
-    return text
+    return text.lower() if name == "session_header" else text
 
 
 def _wrong(model: str, name: str, parameters: Mapping[str, str], wanted: str) -> InvalidRequest:
