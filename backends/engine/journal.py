@@ -67,12 +67,12 @@ class ReportedError(UpstreamError):
 
 
 class Journal:
-    """Fed with every event of a stream that was not told as a `token`.
+    """Fed with every event of a stream whose token was not kept.
 
     `unsafe` says why the stream cannot be gone on with elsewhere, in a word or two; empty while it can.
     """
 
-    __slots__ = ("_first", "_text", "has_begun", "is_done", "is_finished", "pattern", "unsafe", "usage")
+    __slots__ = ("_first", "_text", "has_begun", "is_done", "is_finished", "keep", "pattern", "unsafe", "usage")
 
     def __init__(self, unsafe: str = "") -> None:
         self.unsafe = unsafe
@@ -84,11 +84,9 @@ class Journal:
         self.is_done = False
         self.usage: Usage | None = None
         self._text = bytearray()  # as JSON writes it, a quote after each token
+        self.keep = self._text.extend
+        """Takes a token's text and the quote after it, as they stand in its event."""
         self._first: dict[str, msgspec.Raw] = {}
-
-    def token(self, chunk: bytes, start: int, end: int) -> None:
-        """A token's text stands in `chunk[start:end]`, and a quote after it."""
-        self._text += chunk[start : end + 1]
 
     @property
     def size(self) -> int:

@@ -90,11 +90,12 @@ class Resumable:
             waits = write(whole) if whole else None
             return waits if self._reported is None else _then_raise(waits, self._reported)
 
-        token = self._journal.token
+        keep = self._journal.keep
 
         def take(chunk: bytes, start: int, end: int) -> bool:
-            if frame is not None and frame(chunk, start, end):
-                token(chunk, start, end)
+            assert frame is not None
+            if frame(chunk, start, end):
+                keep(chunk[start : end + 1])
                 return True
             return False
 
