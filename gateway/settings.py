@@ -103,9 +103,7 @@ class Settings(BaseModel):
     exit_timeout_secs: float = _setting("Processes", 30.0, "How long streams may go on after SIGTERM.", ge=0)
     health_interval: float = _setting("Processes", 1.0, "Pause between two looks at an engine's health.", gt=0)
     load_interval: float = _setting("Processes", 1.0, "Pause between two looks at an engine's load.", gt=0)
-    max_restarts: int = _setting(
-        "Processes", 5, "Give an engine up that failed so often in a row before it served.", ge=0
-    )
+    max_restarts: int = _setting("Processes", 5, "Give an engine up after so many restarts.", ge=0)
     strict_readiness: bool = _setting("Processes", False, "Be ready only while every model is.")
     runtime_dir: Path | None = _setting("Processes", None, "Folder for Unix sockets; a temporary one by default.")
     access_log: bool = _setting("Logs", True, "Log one line a request.")

@@ -1,4 +1,4 @@
-"""Tritium beside others in the gateway benchmark (`BENCH_GATEWAYS`): one server process, also with tenants and replicas.
+"""Tritium beside others in the gateway benchmark (`BENCH_GATEWAYS`): one server process, tenants and replicas too.
 
 Lines that end with `-4` have four replicas behind, the peers with their cache-aware policy on.
 """
