@@ -27,6 +27,7 @@ RESUMED = b"x-tritium-resumes"
 
 _PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 _BORDER = re.compile(rb"\r?\n\r?\n")
+_BLANK_LINES = (b"\n\n", b"\n\r\n")
 _MAX_EVENT_BYTES = 16 * 1024 * 1024
 _TOKENIZE_SECONDS = 2.0
 
@@ -133,9 +134,10 @@ class Resumable:
         Raises `UpstreamProtocolError` for an event over the limit.
         """
         if self._tail or not data.endswith(b"\n\n"):
+            start = max(0, len(self._tail) - 2)  # a large event would else be searched once more with each read
             data = self._tail + data
-            ends = [match.end() for match in _BORDER.finditer(data)]
-            end = ends[-1] if ends else 0
+            ends = [at + len(line) for line in _BLANK_LINES if (at := data.rfind(line, start)) >= 0]
+            end = max(ends, default=0)
             data, self._tail = data[:end], data[end:]
             if len(self._tail) > _MAX_EVENT_BYTES:
                 raise UpstreamProtocolError(f"The engine sent an event of more than {_MAX_EVENT_BYTES} bytes.")
@@ -150,6 +152,8 @@ class Resumable:
                 out.append(event if seam is None else seam.convert(event))
         except ReportedError as error:
             self._reported = error
+        if seam is not None and seam.is_over:
+            journal.is_finished = True
         return b"".join(out)
 
     def _is_whole(self) -> bool:

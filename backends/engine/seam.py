@@ -102,9 +102,9 @@ class Seam:
     ) -> None:
         self.owed = b""
         """What goes to the client before anything of this engine's does."""
+        self.is_over = is_over
         self._head = head
         self._tokens = tokens
-        self._is_over = is_over
         self._stops = [stop for stop in stops if len(stop) > 1]
         self._reach = max(map(len, self._stops), default=1) - 1
         self._before = sent[-self._reach :] if self._reach else ""
@@ -129,14 +129,14 @@ class Seam:
             return event
         fields: Fields = _decode_fields(event[len(_DATA) :])
         fields |= {key: value for key, value in self._head.items() if key in fields}
-        if self._is_over and bytes(fields.get("choices", b"[]")) != b"[]":
+        if self.is_over and bytes(fields.get("choices", b"[]")) != b"[]":
             return b""
         if bytes(fields.get("usage", b"null")) != b"null":
             fields["usage"] = self._summed(fields["usage"])
         if self._before or b'"role"' in event:
             choices = msgspec.json.decode(fields.get("choices", b"[]"))
             if choices and self._is_stopped_by(choices[0]):
-                self._is_over = True
+                self.is_over = True
                 return self.end("stop")
             if choices and not _without_role(choices[0]):
                 return b""
@@ -160,7 +160,7 @@ class Seam:
     def _summed(self, raw: msgspec.Raw) -> msgspec.Raw:
         usage = _decode_any(raw)
         prompt = max(0, (usage.get("prompt_tokens") or 0) - self._tokens)
-        completion = self._tokens + (self._tokens_behind if self._is_over else usage.get("completion_tokens") or 0)
+        completion = self._tokens + (self._tokens_behind if self.is_over else usage.get("completion_tokens") or 0)
         usage |= {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
         details = usage.get("prompt_tokens_details")
         if details and details.get("cached_tokens"):
