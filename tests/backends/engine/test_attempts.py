@@ -506,7 +506,7 @@ async def test_another_thing_that_is_not_found_is_not_looked_for(two: list[EchoE
         assert requests(two[0]) == 0
 
 
-async def test_what_is_not_posted_takes_turns(two: list[EchoEngine]) -> None:
+async def test_what_has_no_body_takes_turns(two: list[EchoEngine]) -> None:
     async with among(two, routing_policy="prefix") as model:
         turns = []
         for _ in range(4):
@@ -514,6 +514,15 @@ async def test_what_is_not_posted_takes_turns(two: list[EchoEngine]) -> None:
             assert (await told(await model.respond(request)))["object"] == "list"
             turns.append(request.route.endpoint)
         assert turns == ["e1", "e0"] * 2
+
+
+async def test_what_is_done_with_a_stored_response_takes_turns_too(two: list[EchoEngine]) -> None:
+    async with among(two, routing_policy="prefix") as model:
+        body = json.dumps({"model": MODEL, "input": "one", "background": True, "echo": {"ttft_ms": PATIENT}}).encode()
+        kept = await told(await model.respond(OpenAIRequest(RESPONSES, body, MODEL, stream=False)))
+        cancel = f"{RESPONSES}/{kept['id']}/cancel"
+        statuses = [(await model.respond(OpenAIRequest(cancel, b"", MODEL, stream=False))).status for _ in two]
+        assert sorted(statuses) == [200, 404]
 
 
 # What policies learn
