@@ -8,7 +8,10 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from backends.config import ModelConfig
+from backends.engine.replica import Replica
 from backends.engine.replicas import EngineModel
 from backends.kinds import find_kind
 from backends.model import Endpoint, Endpoints, OpenAIRequest, OpenAIResponse, State
@@ -18,6 +21,8 @@ from tests.processes import holds
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+NOBODY = "unix:/none"
+STREAMED = pytest.mark.parametrize("stream", [True, False])
 WORDS = " ".join(f"word{number}" for number in range(24))
 
 
@@ -108,3 +113,42 @@ async def heard(response: OpenAIResponse, *, is_pumped: bool) -> Said:
     is_done = events[-1] == b"data: [DONE]"
     chunks = [json.loads(event.removeprefix(b"data: ")) for event in events if event != b"data: [DONE]"]
     return Said(chunks, is_done, dict(response.trailers))
+
+
+def endpoints(*addresses: str, states: Sequence[State] = ()) -> Endpoints:
+    """Endpoints `e0`, `e1` and so on, ready unless told otherwise."""
+    named = states or [State.READY] * len(addresses)
+    pairs = zip(addresses, named, strict=True)
+    return Endpoints(tuple(Endpoint(f"e{n}", address, state) for n, (address, state) in enumerate(pairs)))
+
+
+def fields(response: OpenAIResponse) -> dict[bytes, bytes]:
+    """What the head says of the request's way."""
+    return {name: value for name, value in response.headers if name.startswith(b"x-tritium-")}
+
+
+async def told(response: OpenAIResponse) -> Any:
+    """A whole answer, decoded."""
+    whole = b"".join([part async for part in response.body])
+    await response.body.aclose()
+    return json.loads(whole)
+
+
+async def text(response: OpenAIResponse, *, stream: bool) -> str:
+    if stream:
+        return (await heard(response, is_pumped=True)).text
+    content: str = (await told(response))["choices"][0]["message"]["content"]
+    return content
+
+
+def requests(engine: EchoEngine) -> int:
+    count: int = engine.stats()["requests"]
+    return count
+
+
+def replica(model: EngineModel, name: str) -> Replica:
+    return next(one for one in model.replicas.ready() if one.endpoint.id == name)
+
+
+def is_banned(one: Replica) -> bool:
+    return not one.admits(0.0)

@@ -4,86 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
 
 import pytest
 
 from backends.engine.attempts import Budget
-from backends.engine.replica import Replica
-from backends.engine.replicas import EngineModel
-from backends.errors import ModelNotReady, Unavailable, UpstreamError, UpstreamTimeout
-from backends.model import Endpoint, Endpoints, OpenAIRequest, OpenAIResponse, State
-from tests.backends.engine.among import WORDS, Said, among, asked, engines, heard, over
-from tests.backends.engine.scripted import OK, scripted
-from tests.engines import MODEL, EchoEngine
-from tests.waiting import eventually_async
+from backends.errors import UpstreamError
+from tests.backends.engine.among import (
+    NOBODY,
+    STREAMED,
+    WORDS,
+    Said,
+    among,
+    asked,
+    endpoints,
+    fields,
+    heard,
+    is_banned,
+    over,
+    replica,
+    requests,
+    text,
+    told,
+)
+from tests.engines import EchoEngine
 
-STREAMED = pytest.mark.parametrize("stream", [True, False])
-RESPONSES = "/v1/responses"
-NOBODY = "unix:/none"
 PATIENT = 1_000_000.0
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[list[EchoEngine]]:
-    with engines(3) as three:
-        yield three
-
-
-@pytest.fixture
-def three(started: list[EchoEngine]) -> Iterator[list[EchoEngine]]:
-    """Three engines. Of those that take turns the second is the first to be asked."""
-    yield started
-    for engine in started:
-        engine.configure(fault="none", after=-1, times=0, itl_ms=0, ttft_ms=0, retry_after=1, prefix_cache_tokens=0)
-        engine.reset()
-
-
-@pytest.fixture
-def two(three: list[EchoEngine]) -> list[EchoEngine]:
-    return three[:2]
-
-
-def endpoints(*addresses: str, states: Sequence[State] = ()) -> Endpoints:
-    named = states or [State.READY] * len(addresses)
-    return Endpoints(
-        tuple(
-            Endpoint(f"e{n}", address, state) for n, (address, state) in enumerate(zip(addresses, named, strict=True))
-        )
-    )
-
-
-def fields(response: OpenAIResponse) -> dict[bytes, bytes]:
-    """What the head says of the request's way."""
-    return {name: value for name, value in response.headers if name.startswith(b"x-tritium-")}
-
-
-async def told(response: OpenAIResponse) -> Any:
-    """A whole answer, decoded."""
-    whole = b"".join([part async for part in response.body])
-    await response.body.aclose()
-    return json.loads(whole)
-
-
-async def text(response: OpenAIResponse, *, stream: bool) -> str:
-    if stream:
-        return (await heard(response, is_pumped=True)).text
-    content: str = (await told(response))["choices"][0]["message"]["content"]
-    return content
-
-
-def requests(engine: EchoEngine) -> int:
-    count: int = engine.stats()["requests"]
-    return count
-
-
-def replica(model: EngineModel, name: str) -> Replica:
-    return next(one for one in model.replicas.ready() if one.endpoint.id == name)
-
-
-def is_banned(one: Replica) -> bool:
-    return not one.admits(0.0)
 
 
 # Elsewhere
@@ -279,151 +224,6 @@ async def test_a_request_that_engines_die_of_is_given_up(stream: bool, two: list
         assert sum(map(requests, two)) == 3
 
 
-# Waiting for an engine
-
-
-async def is_waiting(model: EngineModel, request: OpenAIRequest) -> asyncio.Task[OpenAIResponse]:
-    """A request that has found nobody to go to."""
-    asking = asyncio.create_task(model.respond(request))
-    for _ in range(10):
-        await asyncio.sleep(0)
-    assert not asking.done()
-    assert request.stall is not None
-    assert not request.stall(UpstreamTimeout("It is silent."))
-    return asking
-
-
-@STREAMED
-async def test_a_request_waits_for_an_engine_that_is_coming(stream: bool, two: list[EchoEngine]) -> None:
-    found = endpoints(two[0].address, two[1].address, states=[State.STARTING, State.FAILED])
-    async with over(found) as model:
-        assert model.ready()
-        request = asked(stream=stream)
-        asking = await is_waiting(model, request)
-        found.current = endpoints(two[0].address, two[1].address, states=[State.READY, State.FAILED]).current
-        response = await asking
-        assert fields(response) == {b"x-tritium-endpoint": b"e0"}
-        assert await text(response, stream=stream) == WORDS
-
-
-async def test_a_request_waits_no_longer_when_none_is_coming_any_more(two: list[EchoEngine]) -> None:
-    addresses = [engine.address for engine in two]
-    found = endpoints(*addresses, states=[State.STARTING, State.FAILED])
-    async with over(found) as model:
-        asking = await is_waiting(model, asked())
-        found.current = endpoints(*addresses, states=[State.STOPPED, State.FAILED]).current
-        with pytest.raises(ModelNotReady, match="'echo' is not ready: FAILED, STOPPED"):
-            await asking
-        assert not model.ready()
-        with pytest.raises(ModelNotReady):
-            await model.respond(asked())
-
-
-async def test_what_failed_at_all_that_are_ready_waits_for_the_one_that_is_coming(two: list[EchoEngine]) -> None:
-    addresses = [two[0].address, NOBODY]
-    found = endpoints(*addresses, states=[State.RESTARTING, State.READY])
-    async with over(found) as model:
-        request = asked()
-        asking = asyncio.create_task(model.respond(request))
-
-        async def has_failed() -> bool:
-            return bool(request.route.failures)
-
-        await eventually_async(has_failed, what="a failure")
-        assert not asking.done()
-        found.current = endpoints(*addresses).current
-        assert await text(await asking, stream=True) == WORDS
-
-
-async def test_leaving_while_waiting_for_an_engine_is_possible(two: list[EchoEngine]) -> None:
-    found = endpoints(two[0].address, two[1].address, states=[State.STARTING] * 2)
-    async with over(found) as model:
-        asking = await is_waiting(model, asked())
-        asking.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asking
-
-
-async def test_where_nobody_can_be_reached_and_nobody_is_coming_it_says_why() -> None:
-    found = endpoints(NOBODY, f"{NOBODY}/either")
-    async with over(found) as model:
-        request = asked()
-        asking = asyncio.create_task(model.respond(request))
-
-        async def have_failed() -> bool:
-            return len(request.route.failures) >= 2
-
-        await eventually_async(have_failed, what="two failures")
-        found.current = endpoints(NOBODY, f"{NOBODY}/either", states=[State.FAILED] * 2).current
-        with pytest.raises(Unavailable, match="The engine of model 'echo' cannot be reached"):
-            await asking
-
-
-# Stalls
-
-
-async def stall(request: OpenAIRequest, engine: EchoEngine) -> None:
-    """Break the attempt off that is under way there."""
-    await engine.holds(1)
-
-    async def is_told() -> bool:
-        return request.stall is not None and request.stall(UpstreamTimeout("It is silent."))
-
-    await eventually_async(is_told, what="the stall")
-    assert request.stall is not None
-    assert not request.stall(UpstreamTimeout("It is told already."))
-
-
-@STREAMED
-async def test_a_stall_before_the_head_is_broken_off_and_goes_elsewhere(stream: bool, two: list[EchoEngine]) -> None:
-    two[1].configure(fault="hang-before-head")
-    async with among(two) as model:
-        request = asked(stream=stream)
-        asking = asyncio.create_task(model.respond(request))
-        await stall(request, two[1])
-        response = await asking
-        assert await text(response, stream=stream) == WORDS
-        assert request.route.failures == ["e1: It is silent."]
-        await two[1].idle()
-
-
-@STREAMED
-async def test_a_stall_that_may_not_be_tried_elsewhere_is_what_the_request_fails_with(
-    stream: bool, two: list[EchoEngine]
-) -> None:
-    two[1].configure(fault="hang-before-head")
-    async with among(two, retries="0") as model:
-        request = asked(stream=stream)
-        asking = asyncio.create_task(model.respond(request))
-        await stall(request, two[1])
-        with pytest.raises(UpstreamTimeout, match="It is silent"):
-            await asking
-        assert requests(two[0]) == 0
-        await two[1].idle()
-
-
-async def test_a_stall_in_the_middle_of_a_whole_answer_is_broken_off_and_goes_elsewhere(two: list[EchoEngine]) -> None:
-    async with scripted() as server, over(endpoints(two[0].address, server.address)) as model:
-        request = asked(stream=False)
-        asking = asyncio.create_task(model.respond(request))
-        conversation = await server.next()
-        await conversation.request()
-        await conversation.say(OK + b"content-type: application/json\r\ncontent-length: 10\r\n\r\n{")
-        assert request.stall is not None
-        assert request.stall(UpstreamTimeout("It is silent."))
-        assert await text(await asking, stream=False) == WORDS
-        assert request.route.failures == ["e1: It is silent."]
-        await conversation.gone()
-
-
-@STREAMED
-async def test_nothing_is_broken_off_any_more_once_the_answer_is_over(stream: bool, two: list[EchoEngine]) -> None:
-    async with among(two) as model:
-        request = asked(stream=stream)
-        await text(await model.respond(request), stream=stream)
-        assert request.stall is None or not request.stall(UpstreamTimeout("It is silent."))
-
-
 # Leaving
 
 
@@ -461,152 +261,3 @@ async def test_closing_a_stream_that_nobody_read_frees_the_engine(two: list[Echo
         await response.body.aclose()
         await response.body.aclose()
         await two[1].idle()
-
-
-# Stored responses
-
-
-def remembered(previous: str, *, stream: bool = False, model: str = MODEL) -> OpenAIRequest:
-    body: dict[str, Any] = {"model": model, "input": "one two", "stream": stream}
-    if previous:
-        body["previous_response_id"] = previous
-    return OpenAIRequest(RESPONSES, json.dumps(body).encode(), model, stream=stream)
-
-
-@STREAMED
-async def test_a_stored_response_is_looked_for_at_the_others(stream: bool, two: list[EchoEngine]) -> None:
-    async with among(two) as model:
-        first = remembered("")
-        answer = await told(await model.respond(first))
-        assert first.route.endpoint == "e1"
-        second = remembered(answer["id"], stream=stream)
-        response = await model.respond(second)
-        assert response.status == 200
-        assert fields(response) == {b"x-tritium-endpoint": b"e1", b"x-tritium-retries": b"1"}
-        whole = b"".join([part async for part in response.body])
-        await response.body.aclose()
-        assert answer["id"].encode() in whole
-        assert second.route.failures == ["e0: It answered 404."]
-
-
-async def test_a_response_that_nobody_keeps_is_not_found_and_nobodys_fault(two: list[EchoEngine]) -> None:
-    async with among(two, retry_budget="1") as model:
-        for _ in range(4):
-            request = remembered("resp_nowhere")
-            response = await model.respond(request)
-            assert response.status == 404
-            assert len(request.route.failures) == 2
-        assert not any(map(is_banned, model.replicas.ready()))
-
-
-async def test_another_thing_that_is_not_found_is_not_looked_for(two: list[EchoEngine]) -> None:
-    async with among(two) as model:
-        response = await model.respond(remembered("", model="nobody"))
-        assert response.status == 404
-        assert requests(two[0]) == 0
-
-
-async def test_what_has_no_body_takes_turns(two: list[EchoEngine]) -> None:
-    async with among(two, routing_policy="prefix") as model:
-        turns = []
-        for _ in range(4):
-            request = OpenAIRequest("/v1/models", b"", MODEL, stream=False, method="GET")
-            assert (await told(await model.respond(request)))["object"] == "list"
-            turns.append(request.route.endpoint)
-        assert turns == ["e1", "e0"] * 2
-
-
-async def test_what_is_done_with_a_stored_response_takes_turns_too(two: list[EchoEngine]) -> None:
-    async with among(two, routing_policy="prefix") as model:
-        body = json.dumps({"model": MODEL, "input": "one", "background": True, "echo": {"ttft_ms": PATIENT}}).encode()
-        kept = await told(await model.respond(OpenAIRequest(RESPONSES, body, MODEL, stream=False)))
-        cancel = f"{RESPONSES}/{kept['id']}/cancel"
-        statuses = [(await model.respond(OpenAIRequest(cancel, b"", MODEL, stream=False))).status for _ in two]
-        assert sorted(statuses) == [200, 404]
-
-
-# What policies learn
-
-
-class Learning:
-    """Asks the first, and keeps what it is told."""
-
-    name = "learning"
-
-    def __init__(self) -> None:
-        self.lessons: list[tuple[str, OpenAIRequest, int, int]] = []
-
-    def pick(self, replicas: Sequence[Replica], request: OpenAIRequest) -> tuple[Replica, str]:  # noqa: ARG002
-        return replicas[0], "first"
-
-    def learn(self, replica: Replica, request: OpenAIRequest, prompt_tokens: int, cached_tokens: int) -> None:
-        self.lessons.append((replica.endpoint.id, request, prompt_tokens, cached_tokens))
-
-
-def taught(model: EngineModel) -> Learning:
-    learning = model.replicas.policy = Learning()
-    return learning
-
-
-@STREAMED
-async def test_a_policy_learns_what_was_cached_of_each_prompt(stream: bool, two: list[EchoEngine]) -> None:
-    two[0].configure(prefix_cache_tokens=4096)
-    async with among(two) as model:
-        learning = taught(model)
-        first, second = asked(stream=stream), asked(stream=stream)
-        for request in (first, second):
-            await text(await model.respond(request), stream=stream)
-        (one, asked_first, prompt, cached), (_, asked_second, again, then_cached) = learning.lessons
-        assert (one, asked_first, asked_second) == ("e0", first, second)
-        assert prompt == again >= len(WORDS.split())
-        assert (cached, then_cached) == (0, 16)
-
-
-@STREAMED
-async def test_an_engine_that_tells_nothing_of_its_cache_teaches_nothing(stream: bool, two: list[EchoEngine]) -> None:
-    async with among(two) as model:
-        learning = taught(model)
-        await text(await model.respond(asked(stream=stream)), stream=stream)
-        assert learning.lessons == []
-
-
-@pytest.mark.parametrize("fault", ["500", "422"])
-async def test_an_error_teaches_nothing(fault: str, two: list[EchoEngine]) -> None:
-    for engine in two:
-        engine.configure(fault=fault, prefix_cache_tokens=4096)
-    async with among(two) as model:
-        learning = taught(model)
-        assert (await model.respond(asked())).status == int(fault)
-        assert learning.lessons == []
-
-
-async def test_the_engine_that_answered_is_the_one_that_is_learned_of(two: list[EchoEngine]) -> None:
-    for engine in two:
-        engine.configure(prefix_cache_tokens=4096)
-    two[0].configure(fault="500")
-    async with among(two) as model:
-        learning = taught(model)
-        await text(await model.respond(asked()), stream=True)
-        assert [lesson[0] for lesson in learning.lessons] == ["e1"]
-
-
-async def test_a_stream_that_went_on_elsewhere_teaches_nothing(two: list[EchoEngine]) -> None:
-    for engine in two:
-        engine.configure(prefix_cache_tokens=4096)
-    two[0].configure(fault="cut", after=5)
-    async with among(two) as model:
-        learning = taught(model)
-        request = asked()
-        assert await text(await model.respond(request), stream=True) == WORDS
-        assert request.route.resumes == 1
-        assert learning.lessons == []  # the answer so far was a part of its prompt
-
-
-async def test_a_whole_answer_of_another_form_teaches_nothing(two: list[EchoEngine]) -> None:
-    two[0].configure(prefix_cache_tokens=4096)
-    async with among(two) as model:
-        learning = taught(model)
-        body = json.dumps({"model": MODEL, "prompt": "one two"}).encode()
-        answer = await told(await model.respond(OpenAIRequest("/tokenize", body, MODEL, stream=False)))
-        assert answer["count"] == 2
-        assert learning.lessons == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -13,7 +13,7 @@ from backends.engine.hedge import Hedge
 from backends.engine.replicas import EngineModel
 from backends.errors import UpstreamError, UpstreamTimeout
 from backends.model import Endpoint, Endpoints, Frame, OpenAIRequest, OpenAIResponse, State, Write
-from tests.backends.engine.among import WORDS, Said, among, asked, engines, heard, over
+from tests.backends.engine.among import WORDS, Said, among, asked, heard, over
 from tests.backends.engine.routed import replicas as routed
 from tests.engines import EchoEngine
 from tests.waiting import eventually_async
@@ -250,21 +250,6 @@ async def test_leaving_closes_both() -> None:
 
 
 # Among engines
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[list[EchoEngine]]:
-    with engines(2) as both:
-        yield both
-
-
-@pytest.fixture
-def two(started: list[EchoEngine]) -> Iterator[list[EchoEngine]]:
-    """The second is the first to be asked."""
-    yield started
-    for engine in started:
-        engine.configure(fault="none", after=-1, times=0, itl_ms=0, ttft_ms=0)
-        engine.reset()
 
 
 async def whole(model: EngineModel, request: OpenAIRequest) -> tuple[Said, dict[bytes, bytes]]:
