@@ -147,6 +147,14 @@ async def test_an_engine_that_fails_three_times_in_a_row_is_out_but_not_one_that
         assert (is_banned(replica(model, "e1")), ejections) == (is_out, int(is_out))
 
 
+async def test_an_error_that_is_passed_on_counts_against_its_engine_all_the_same(two: list[EchoEngine]) -> None:
+    two[1].configure(fault="500")
+    async with among(two, retries="0") as model:
+        statuses = [(await model.respond(asked(stream=False))).status for _ in range(6)]
+        assert sorted(statuses) == [200] * 3 + [500] * 3
+        assert is_banned(replica(model, "e1"))
+
+
 # Limits
 
 
@@ -174,10 +182,9 @@ async def test_without_a_budget_nothing_is_sent_again_that_an_engine_answered(tw
         assert requests(two[0]) == 0
 
 
-async def test_without_a_budget_an_engine_that_cannot_be_reached_is_passed_over_all_the_same(
-    two: list[EchoEngine],
-) -> None:
-    async with over(endpoints(two[0].address, NOBODY), retry_budget="0", retries="0") as model:
+async def test_an_engine_that_cannot_be_reached_is_passed_over_whatever_the_limits(two: list[EchoEngine]) -> None:
+    none = {"retry_budget": "0", "retries": "0", "lost_engines": "1"}
+    async with over(endpoints(two[0].address, NOBODY), **none) as model:
         assert await text(await model.respond(asked()), stream=True) == WORDS
 
 
