@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from backends.config import ModelConfig
 from backends.engine.command import Command
-from backends.engine.continuation import Fields, by_flag, continued
+from backends.engine.continuation import Fields, by_flag, continued, limited
 from backends.engine.instances import instances, replica_count
 from backends.engine.replicas import EngineModel
 from backends.errors import InvalidRequest
@@ -54,6 +54,9 @@ class _Adapter:
 
     def response(self, request: OpenAIRequest, response: OpenAIResponse) -> OpenAIResponse:  # noqa: ARG002  # the protocol
         return response
+
+    def limited(self, fields: Fields, path: str) -> Fields:
+        return limited(fields, path)
 
     def continuation(self, fields: Fields, path: str, text: str) -> Fields | None:
         return continued(fields, path, text, chat=by_flag)

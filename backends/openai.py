@@ -77,6 +77,9 @@ class _Plain:
     def response(self, request: OpenAIRequest, response: OpenAIResponse) -> OpenAIResponse:  # noqa: ARG002  # the protocol
         return response
 
+    def limited(self, fields: Fields, path: str) -> Fields:  # noqa: ARG002  # the protocol
+        return fields
+
     def continuation(self, fields: Fields, path: str, text: str) -> Fields | None:
         return continued(fields, path, text, chat=None)
 
@@ -88,6 +91,7 @@ class _Renaming:
         self._name = msgspec.Raw(msgspec.json.encode(name)) if name else None
         self._dialect = dialect
         self.response = dialect.response
+        self.limited = dialect.limited
         self.continuation = dialect.continuation
 
     def request(self, request: OpenAIRequest) -> OpenAIRequest:

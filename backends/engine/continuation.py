@@ -20,6 +20,7 @@ _CHAT = "/v1/chat/completions"
 _COMPLETIONS = "/v1/completions"
 _TRUE = msgspec.Raw(b"true")
 _FALSE = msgspec.Raw(b"false")
+_OPENAI_COMPLETION_TOKENS = msgspec.Raw(b"16")
 
 
 class _Message(msgspec.Struct):
@@ -48,6 +49,12 @@ def continued(fields: Fields, path: str, text: str, *, chat: Way | None) -> Fiel
         return by_prompt(fields, text) if path == _COMPLETIONS else None
     except (msgspec.DecodeError, UnicodeDecodeError, LookupError):
         return None
+
+
+def limited(fields: Fields, path: str) -> Fields:
+    """As OpenAI has it: a text completion is short where nobody says how long it shall be."""
+    is_told = any(bytes(fields.get(name, b"null")) != b"null" for name in ("max_tokens", "max_completion_tokens"))
+    return fields if is_told or path != _COMPLETIONS else fields | {"max_tokens": _OPENAI_COMPLETION_TOKENS}
 
 
 def by_flag(fields: Fields, text: str) -> Fields | None:

@@ -118,6 +118,11 @@ class Adapter:
             response.body = Whole(response.body, _prompt)
         return response
 
+    def limited(self, fields: Fields, path: str) -> Fields:  # noqa: ARG002  # every adapter's
+        told = [fields[name] for name in _CAPPED if bytes(fields.get(name, b"null")) != b"null"]
+        limit = msgspec.Raw(b"%d" % self._max_tokens) if not told or self._exceeds(told[0]) else told[0]
+        return {name: value for name, value in fields.items() if name not in _CAPPED} | {"max_tokens": limit}
+
     def continuation(self, fields: Fields, path: str, text: str) -> Fields | None:
         return continued(fields, path, text, chat=by_prefill)
 

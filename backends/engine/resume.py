@@ -209,6 +209,7 @@ class Resumable:
             self._note(unsafe or "the engine has no way")
             raise fault
         tokens = max(journal.tokens, await self._count(text))
+        fields = adapter.limited(fields, request.path)
         left = None if journal.is_finished else shortened(fields, tokens)
         continued = adapter.continuation(least(fields) if left is None else left, request.path, text)
         if continued is None:

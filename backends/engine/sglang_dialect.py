@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from backends.engine.continuation import Fields, by_flag, continued
+from backends.engine.continuation import Fields, by_flag, continued, limited
 from backends.engine.parameters import CONSTRAINTS, Parameters, changed, take_constraint, tell_dropped
 from backends.model import OpenAIRequest, OpenAIResponse
 
@@ -45,6 +45,9 @@ class Adapter:
         if request.path in _PATHS:
             tell_dropped(request, response)
         return response
+
+    def limited(self, fields: Fields, path: str) -> Fields:
+        return limited(fields, path)
 
     def continuation(self, fields: Fields, path: str, text: str) -> Fields | None:
         return continued(fields, path, text, chat=by_flag)

@@ -60,6 +60,8 @@ _FEWEST_TOKENS = 16
 # An image within the request is no text; most models make no more than so many tokens of one.
 _ATTACHMENT = re.compile(rb'"data:[^"]*;base64,[^"]*"')
 _TOKENS_AN_ATTACHMENT = 1024
+# Of its sampling parameters.
+_DEFAULT_TOKENS = msgspec.Raw(b"32")
 
 _decode_fields = msgspec.json.Decoder(Fields).decode
 _decode_tools = msgspec.json.Decoder(list[Fields]).decode
@@ -126,6 +128,10 @@ class Adapter:
         elif is_demanded:
             response.body = Whole(response.body, ended_by_its_call)
         return response
+
+    def limited(self, fields: Fields, path: str) -> Fields:  # noqa: ARG002  # every adapter's
+        is_told = any(bytes(fields.get(name, b"null")) != b"null" for name in ("max_tokens", *_RENAMED))
+        return fields if is_told or self._context_length is not None else fields | {"max_tokens": _DEFAULT_TOKENS}
 
     def continuation(self, fields: Fields, path: str, text: str) -> Fields | None:
         # Its chats have no `continue_final_message`, and `echo` repeats the message instead of going on with it.

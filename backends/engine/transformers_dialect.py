@@ -54,6 +54,9 @@ class Adapter:
         response.body = Rewritten(response.body, _Chunks(request.model))
         return response if request.stream else as_json(response, _COLLECT[request.path])
 
+    def limited(self, fields: Fields, path: str) -> Fields:  # noqa: ARG002  # every adapter's
+        return fields  # the engine's own default cannot be known
+
     def continuation(self, fields: Fields, path: str, text: str) -> Fields | None:
         # Its chats always begin a new answer (5.23: `add_generation_prompt=True`, which no field of a request undoes).
         return continued(fields, path, text, chat=None)

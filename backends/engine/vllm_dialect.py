@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from backends.engine.continuation import Fields, by_flag, continued
+from backends.engine.continuation import Fields, by_flag, continued, limited
 from backends.engine.rewriting import BORDER, Rewritten
 from backends.model import OpenAIRequest, OpenAIResponse
 
@@ -27,6 +27,9 @@ class Adapter:
         if request.stream and request.path == "/v1/responses" and response.status < 400:
             response.body = Rewritten(response.body, _Responses())
         return response
+
+    def limited(self, fields: Fields, path: str) -> Fields:
+        return limited(fields, path)
 
     def continuation(self, fields: Fields, path: str, text: str) -> Fields | None:
         return continued(fields, path, text, chat=by_flag)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from backends.engine.continuation import Fields, Way, by_flag, by_prefill, continued
+from backends.engine.continuation import Fields, Way, by_flag, by_prefill, continued, limited
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -88,3 +88,10 @@ def test_messages_that_cannot_be_read_are_not_continued(messages: object) -> Non
 def test_an_answer_that_has_not_begun_is_asked_for_once_more_as_it_was() -> None:
     fields = raw(messages=[ASKED])
     assert continued(fields, CHAT, "", chat=by_flag) is fields
+
+
+def test_a_text_completion_has_sixteen_tokens_where_nobody_says_how_many() -> None:
+    for told, limit in ({}, b"16"), ({"max_tokens": None}, b"16"), ({"max_tokens": 7}, b"7"):
+        assert bytes(limited(raw(prompt="a", **told), COMPLETIONS)["max_tokens"]) == limit
+    assert "max_tokens" not in limited(raw(prompt="a", max_completion_tokens=7), COMPLETIONS)
+    assert "max_tokens" not in limited(raw(messages=[ASKED]), CHAT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from backends.engine.llamacpp_dialect import Adapter
@@ -303,3 +304,20 @@ async def test_a_demanded_tool_call_that_was_cut_stays_text() -> None:
 def test_a_tool_call_that_cannot_be_made_is_refused(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         adapter().request(asked(CHAT, messages=QUESTION, **fields))
+
+
+@pytest.mark.parametrize(
+    ("told", "limit"),
+    [
+        ({}, 100),
+        ({"max_tokens": None}, 100),
+        ({"max_tokens": 500}, 100),
+        ({"max_completion_tokens": 7}, 7),
+        ({"max_tokens": 7, "n_predict": 9}, 9),
+        ({"n_predict": -1}, 100),
+    ],
+)
+def test_an_answer_is_held_to_the_cap_told_or_not(told: dict[str, Any], limit: int) -> None:
+    fields = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in told.items()}
+    held = adapter().limited({"seed": msgspec.Raw(b"1"), **fields}, CHAT)
+    assert {name: int(value) for name, value in held.items()} == {"seed": 1, "max_tokens": limit}

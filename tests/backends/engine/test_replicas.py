@@ -163,6 +163,9 @@ class Renaming:
         assert request.path == "/other"
         return OpenAIResponse(response.status + 1, [*response.headers, (b"x-adapted", b"1")], response.body)
 
+    def limited(self, fields: Fields, path: str) -> Fields:
+        raise NotImplementedError
+
     def continuation(self, fields: Fields, path: str, text: str) -> Fields | None:
         raise NotImplementedError
 

@@ -89,6 +89,14 @@ async def test_the_tokens_left_are_what_the_limit_leaves(limit: int, reason: str
     assert broken.finish_reasons == undisturbed.finish_reasons == [reason]
 
 
+async def test_the_limit_that_an_engine_has_by_itself_holds_across_the_seam(replicas: list[EchoEngine]) -> None:
+    undisturbed = await said(replicas, asked(COMPLETIONS))
+    break_first(replicas, "cut", after=5)
+    broken = await said(replicas, asked(COMPLETIONS))  # it echoes what it goes on with, so that texts differ
+    assert broken.usage[1] == undisturbed.usage[1] == 16
+    assert broken.finish_reasons == undisturbed.finish_reasons == ["length"]
+
+
 async def test_a_stop_string_across_the_seam_ends_the_answer(replicas: list[EchoEngine]) -> None:
     for stop in ("word4 word5", "word5 word6", "d7 w"):
         undisturbed = await said(replicas, asked(stop=[stop]))

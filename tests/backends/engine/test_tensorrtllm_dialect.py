@@ -300,3 +300,12 @@ def test_only_text_completions_are_continued() -> None:
     turns, prompt, longer = (msgspec.Raw(msgspec.json.encode(value)) for value in (TURNS, "a", "ab"))
     assert adapter.continuation({"messages": turns}, CHAT, "b") is None
     assert adapter.continuation({"prompt": prompt}, COMPLETIONS, "b") == {"prompt": longer}
+
+
+def test_a_default_that_is_not_the_context_is_the_engines_own() -> None:
+    seven = msgspec.Raw(b"7")
+    assert Adapter(context_length=None).limited({}, COMPLETIONS) == {"max_tokens": msgspec.Raw(b"32")}
+    assert Adapter(context_length=None).limited({"max_completion_tokens": seven}, COMPLETIONS) == {
+        "max_completion_tokens": seven
+    }
+    assert Adapter(context_length=100).limited({}, COMPLETIONS) == {}
