@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from backends.engine.answer import whole_of
 from backends.errors import UpstreamError, UpstreamProtocolError
 from backends.model import Frame, OpenAIResponse
 from gateway.errors import from_engine
@@ -93,7 +94,7 @@ def _token_forwarder(record: Exchange, watch: Watch, wire: Wire) -> Frame:
 
 async def relay_whole(response: OpenAIResponse, record: Exchange, watch: Watch, reply: Reply) -> None:
     """Cases: an answer; an engine's error, put into the envelope; either, when a keep-alive began a stream already."""
-    body = b"".join([data async for data in response.body])
+    body = await whole_of(response.body)
     record.answered()
     status, headers = response.status, response.headers
     failure = from_engine(status, body) if status >= 400 else None

@@ -17,6 +17,8 @@ Send = Callable[[MutableMapping[str, Any]], Coroutine[Any, Any, None]]
 
 _STREAM_FIELDS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 _STREAM_TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
+# Fields by which an answer is framed and its connection kept or closed.
+_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _KEEP_ALIVE = b": keep-alive\n\n"  # never with `id:` or `retry:`: the SDK takes such a comment for an event
 # How long a client that reads slowly, or not at all, may take to read why its stream ended.
 _FAREWELL_SECONDS = 2.0
@@ -91,5 +93,13 @@ class Reply:
         self.wire.chunk(_KEEP_ALIVE)
 
     def _head(self, status: int, headers: Headers) -> dict[str, Any]:
-        fields = [*headers, *self.fields, (b"x-request-id", self._request_id)]
-        return {"type": "http.response.start", "status": status, "headers": fields}
+        """The head as uvicorn wants it: only fields that it acts on, the others go out as lines at its end."""
+        framing = []
+        lines = [self.wire.head_lines, b"x-request-id: %b\r\n" % self._request_id]
+        for field in (*headers, *self.fields) if self.fields else headers:
+            if field[0] in _FRAMING:
+                framing.append(field)
+            else:
+                lines.append(b"%b: %b\r\n" % field)
+        self.wire.head_lines = b"".join(lines)
+        return {"type": "http.response.start", "status": status, "headers": framing}

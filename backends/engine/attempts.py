@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from time import monotonic
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from backends.engine.answer import Collected, whole_of
 from backends.engine.journal import Usage
 from backends.engine.replica import Replica
 from backends.engine.resume import Resumable, told
 from backends.errors import ServingError, Unavailable, UpstreamError, UpstreamTimeout
-from backends.model import Frame, OpenAIRequest, OpenAIResponse, Write, is_stream
+from backends.model import OpenAIRequest, OpenAIResponse, is_stream
 
 if TYPE_CHECKING:
     from backends.engine.replicas import EngineModel
@@ -24,6 +24,7 @@ _WORTH_ANOTHER = frozenset({429, 500, 502, 503, 504})
 _PATIENCE_SECONDS = 30.0
 _FIRST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 0.3
+_CACHED_TOKENS = b'"cached_tokens"'
 _PREVIOUS_RESPONSE = b'"previous_response_id"'
 
 
@@ -107,7 +108,7 @@ class Attempts:
                 body = Resumable(self, best)
                 return OpenAIResponse(best.response.status, body.headers, body, body.trailers)
             try:
-                whole = b"".join([part async for part in response.body])
+                whole = await whole_of(response.body)
             except UpstreamError as error:
                 await leg.close()
                 self.fell(leg.replica, error)
@@ -125,7 +126,7 @@ class Attempts:
                 self.succeeded(leg)
                 self.learn(leg.replica, *_usage(whole))
             return OpenAIResponse(
-                response.status, [*response.headers, *told(leg.replica, request.route)], _Collected(whole)
+                response.status, [*response.headers, *told(leg.replica, request.route)], Collected(whole)
             )
 
     async def depart(self, request: OpenAIRequest) -> Leg:
@@ -279,30 +280,6 @@ class Attempts:
             route.ejections += 1
 
 
-class _Collected:
-    """A body that is all there."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if not self._body:
-            raise StopAsyncIteration
-        body, self._body = self._body, b""
-        return body
-
-    async def pump(self, write: Write, frame: Frame | None = None) -> None:  # noqa: ARG002  # every body's
-        body, self._body = self._body, b""
-        if body and (waits := write(body)) is not None:
-            await waits
-
-    async def aclose(self) -> None:
-        self._body = b""
-
-
 class _Whole(msgspec.Struct):
     usage: Usage | None = None
 
@@ -312,6 +289,8 @@ _decode_usage = msgspec.json.Decoder(_Whole).decode
 
 def _usage(body: bytes) -> tuple[int, int]:
     """(prompt, cached) tokens of a whole answer; zeros where it does not tell."""
+    if body.find(_CACHED_TOKENS) < 0:
+        return 0, 0
     try:
         usage = _decode_usage(body).usage
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -17,6 +17,8 @@ from backends.engine.routing import Routing
 from backends.model import Load, OpenAIRequest
 
 # More than these are remembered only of what is gone.
+# A shorter prompt is computed sooner than it is looked for: it goes to its place, and leaves no trace.
+_LEAST_REMEMBERED_BYTES = 512
 _UNANSWERED = 4096
 _ENDPOINTS = 1024
 # How far one look at an engine's load moves what is thought of it. Requests come and go faster than loads are looked
@@ -177,6 +179,10 @@ class Prefix:
         if not hashes:
             return replicas[work.index(min(work))], "least work"
         order = self._ring.order(replicas, hashes[0])
+        if len(request.body) < _LEAST_REMEMBERED_BYTES:
+            bound = self._load_factor * (sum(work) + cost) / len(work)
+            place, reason = _bounded(order, work, bound, order[0], cost, "prefix")
+            return replicas[place], reason
         known, deepest = self._memory.find(hashes)
         first = None if known is None else self._ring.places.get(known.replica)
         share = 0.0 if known is None else ends[deepest] / len(request.body)

@@ -42,7 +42,9 @@ class Client:
         if self.wire.paused:
             await asyncio.Event().wait()  # uvicorn waits too, and is not told when a wire is lost
         if message["type"] == "http.response.start":
-            self.heard.append((message["status"], dict(message["headers"])))
+            lines, self.wire.head_lines = self.wire.head_lines, b""  # as the wire does with the first bytes
+            fields = [tuple(line.split(b": ", 1)) for line in lines.split(b"\r\n")[:-1]]
+            self.heard.append((message["status"], dict([*message["headers"], *fields])))
         else:
             assert not message["more_body"]
             self.heard.append(message["body"])

@@ -38,7 +38,7 @@ def request(
     return OpenAIRequest(path, data, "model", stream=True, session=session, prompt_tokens=len(data) // 4)
 
 
-def turns(user: str, count: int, *, system: str = "You help.") -> list[list[dict[str, str]]]:
+def turns(user: str, count: int, *, system: str = "You help. " * 60) -> list[list[dict[str, str]]]:
     """The messages of each turn of a conversation."""
     messages = [{"role": "system", "content": system}]
     found = []

@@ -194,6 +194,17 @@ def test_answers_of_others_than_the_one_picked_teach_nothing() -> None:
     assert chosen.pick(among, asked) == (picked, "cached")
 
 
+def test_a_short_prompt_goes_to_its_place_and_leaves_no_trace() -> None:
+    chosen, among = made(), replicas(2)
+    short = request([{"role": "user", "content": "Hello"}])
+    home, reason = chosen.pick(among, short)
+    assert reason == "prefix"
+    home.tokens_in_flight = 100_000
+    assert chosen.pick(among, short)[1] == "over its bound"
+    home.tokens_in_flight = 0
+    assert chosen.pick(among, short) == (home, "prefix")
+
+
 def test_requests_without_a_prompt_go_where_there_is_least_work() -> None:
     asked = OpenAIRequest("/v1/embeddings", b'{"input":"text"}', "model", stream=False)
     assert places(made(), replicas(3, tokens=[5, 3, 4]), [asked]) == [1]
