@@ -83,7 +83,7 @@ class Attempts:
         task = asyncio.current_task(loop)
         assert task is not None
         self._task = task
-        self._under_way = False
+        self._under_way = self._is_waiting = False
         self._stalled: UpstreamTimeout | None = None
         self._avoided: set[Replica] = set()
         self._failure: ServingError | None = None
@@ -189,7 +189,9 @@ class Attempts:
         self._avoided.clear()
 
     def stalled(self, error: UpstreamTimeout) -> bool:
-        """Break the attempt under way off. False where there is none."""
+        """Break the attempt under way off; a wait for an engine goes on, to its end. False where there is neither."""
+        if self._is_waiting:
+            return True
         if not self._under_way or self._stalled is not None:
             return False
         self._stalled = error
@@ -251,7 +253,11 @@ class Attempts:
             is_hopeless = not (self._replicas.ready() or self._replicas.is_coming())
             if is_hopeless or now >= give_up_at:
                 raise self._failure or self._replicas.not_ready()
-            await asyncio.sleep(pause)
+            self._is_waiting = True
+            try:
+                await asyncio.sleep(pause)
+            finally:
+                self._is_waiting = False
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
             self._avoided.clear()  # all that are ready have failed: they may have been started anew
         return chosen
