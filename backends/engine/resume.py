@@ -71,13 +71,13 @@ class Resumable:
         while True:
             leg = self._leg
             try:
+                if self._reported is not None:
+                    raise self._reported  # as all that breaks a stream
                 data, leg.first = leg.first or await anext(leg.response.body, b""), b""
                 if not data and not self._is_whole():
                     raise _unfinished()  # as all that breaks a stream
                 if whole := self._feed(data):
                     return whole
-                if self._reported is not None:
-                    raise self._reported
             except (UpstreamError, asyncio.CancelledError) as error:
                 await self._recover(self._fault(error))
                 continue

@@ -87,16 +87,18 @@ async def test_a_chat_goes_on_only_where_the_kind_of_engine_is_known(engine: str
         model.close()
 
 
-@pytest.mark.parametrize("is_pumped", [True, False])
+@WAYS
+@pytest.mark.parametrize("before", [b"", sse(piece("one"))])
 async def test_an_error_that_another_engine_would_repeat_is_not_tried_there(
-    is_pumped: bool, two: list[EchoEngine]
+    is_pumped: bool, before: bytes, two: list[EchoEngine]
 ) -> None:
     async with scripted() as server, over(endpoints(two[0].address, server.address)) as model:
         request = asked()
         asking = asyncio.create_task(model.respond(request))
         conversation = await server.next()
         await conversation.request()
-        await conversation.say(STREAM, sse(b'data: {"error":{"message":"Too long.","code":400}}\n\n'))
+        error = sse(b'data: {"error":{"message":"Too long.","code":400}}\n\n')
+        await conversation.say(STREAM + before + error + sse(b"data: [DONE]\n\n") + b"0\r\n\r\n")
         response = await asking
         parts: list[bytes] = []
         with pytest.raises(UpstreamError, match="Too long"):
