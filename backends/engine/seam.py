@@ -30,6 +30,8 @@ _BINDING = {
     "regex": "constrained output",
     "ebnf": "constrained output",
     "functions": "functions",
+    "include_stop_str_in_output": "stop strings in the output",
+    "no_stop_trim": "stop strings in the output",
 }
 _FREE_TOOL_CHOICES = frozenset({b'"auto"', b'"none"', b"null"})
 

@@ -326,6 +326,8 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"tool_choice": "required"}, "a tool choice"),
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "a tool choice"),
+        ({"include_stop_str_in_output": True, "stop": ["a"]}, "stop strings in the output"),
+        ({"no_stop_trim": True}, "stop strings in the output"),
     ],
 )
 def test_what_binds_the_whole_answer_is_named(fields: dict[str, Any], why: str) -> None:
@@ -345,6 +347,7 @@ def test_what_binds_the_whole_answer_is_named(fields: dict[str, Any], why: str) 
         {"tools": [{"type": "function"}], "tool_choice": "auto"},
         {"tool_choice": "none"},
         {"tool_choice": None},
+        {"include_stop_str_in_output": False},
         {"temperature": 1, "seed": 3, "stop": ["a"], "max_tokens": 7},
     ],
 )
