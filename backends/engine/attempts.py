@@ -157,7 +157,11 @@ class Attempts:
                 if not self._is_worth_another(response.status, request):
                     return leg
                 failure = UpstreamError(f"It answered {response.status}.")
-                if not self._may_retry(replica, failure, counts=response.status not in {404, 429}):
+                if response.status == 404:  # each may be the one that keeps it: all are asked
+                    self._note(replica, failure, counts=False)
+                    if not self._is_elsewhere():
+                        return leg
+                elif not self._may_retry(replica, failure, counts=response.status != 429):
                     return leg
                 await leg.close()
 
@@ -268,11 +272,14 @@ class Attempts:
             status == 404 and request.path == "/v1/responses" and _PREVIOUS_RESPONSE in request.body
         )
 
+    def _is_elsewhere(self) -> bool:
+        """Whether there is a replica that was not asked yet."""
+        return any(other not in self._avoided for other in self._replicas.ready())
+
     def _may_retry(self, replica: Replica, error: ServingError, *, counts: bool = True) -> bool:
         """Whether to go elsewhere after an answer that is an error, or none in time: within the model's limits."""
         self._note(replica, error, counts=counts)
-        is_elsewhere = any(other not in self._avoided for other in self._replicas.ready())
-        if not is_elsewhere or self._retries >= self.model.routing.retries or not self.model.budget.spend():
+        if not self._is_elsewhere() or self._retries >= self.model.routing.retries or not self.model.budget.spend():
             return False
         self._retries += 1
         return True

@@ -68,13 +68,13 @@ class Replica:
         return self._endpoints.loads.get(self.endpoint.id)
 
     def admits(self, now: float) -> bool:
-        return not self._ban_seconds or (self._trying is None and now >= self._banned_until)
+        return self not in self._banned or (self._trying is None and now >= self._banned_until)
 
     def take(self, request: OpenAIRequest) -> None:
         """A request goes there: until `release`."""
         self.in_flight += 1
         self.tokens_in_flight += request.prompt_tokens + request.output_tokens
-        if self._ban_seconds:
+        if self._banned and self in self._banned:
             self._trying = request
 
     def release(self, request: OpenAIRequest) -> None:
@@ -89,16 +89,28 @@ class Replica:
             self._ban_seconds = 0.0
             self._banned.discard(self)
 
+    def spoke(self) -> None:
+        """A token of an answer came: its ban is over, and one more failure brings it back, twice as long."""
+        if self in self._banned:
+            self._banned.discard(self)
+            self._failures = _FAILURES - 1
+
     def failed(self, *, at_once: bool) -> bool:
         """Whether this failure bans it, which it does not do to one that is banned already."""
         self._failures += 1
-        if not at_once and self._failures < _FAILURES and not self._ban_seconds:
+        is_new = self not in self._banned
+        if is_new and not at_once and self._failures < _FAILURES:
             return False
-        is_new = not self._ban_seconds
         self._ban_seconds = min(_LONGEST_BAN_SECONDS, self._ban_seconds * 2 or _FIRST_BAN_SECONDS)
         self._banned_until = monotonic() + self._ban_seconds
         self._banned.add(self)
         return is_new
+
+    def retire(self) -> None:
+        """Its endpoint is gone: what is under way there goes on, and tells nothing of the others."""
+        self.pool.close()
+        self._banned.discard(self)
+        self._banned = set()
 
     def follow(self, endpoint: Endpoint) -> None:
         """The endpoint as it is now: a process that was started anew has not failed yet."""
@@ -193,7 +205,6 @@ class Replicas:
             replica.follow(endpoint)
             self._all[endpoint.address] = replica
         for gone in before.values():
-            gone.pool.close()
-            self._banned.discard(gone)
+            gone.retire()
         self._seen = current
         self._ready = [replica for replica in self._all.values() if replica.endpoint.state is State.READY]

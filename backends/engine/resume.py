@@ -62,6 +62,7 @@ class Resumable:
         self._seam: Seam | None = None
         self._reported: ReportedError | None = None
         self._progress = 0
+        self._has_spoken = False
         self._set_headers()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -142,6 +143,9 @@ class Resumable:
             if len(self._tail) > _MAX_EVENT_BYTES:
                 raise UpstreamProtocolError(f"The engine sent an event of more than {_MAX_EVENT_BYTES} bytes.")
         journal, seam = self._journal, self._seam
+        if data and not self._has_spoken:
+            self._has_spoken = True
+            self._leg.replica.spoke()
         if not self._is_chunked:
             journal.has_begun = journal.has_begun or bool(data)
             return data
@@ -182,6 +186,7 @@ class Resumable:
         attempts.fell(leg.replica, fault)
         request = await self._continuation(fault) if journal.has_begun else attempts.request
         try:
+            self._has_spoken = False
             self._leg = leg = await attempts.depart(request)
             if leg.response.status >= 400:
                 refusal = b"".join([part async for part in leg.response.body])

@@ -139,6 +139,28 @@ def test_a_try_that_is_answered_ends_the_ban_and_its_doubling() -> None:
     assert replica.admits(ban.latest + 0.5)
 
 
+def test_a_try_that_speaks_ends_the_ban_and_one_more_failure_brings_it_back_twice_as_long() -> None:
+    _, _, (replica,) = ready(1)
+    fail(replica)
+    replica.take(request())
+    assert not replica.admits(monotonic() + BANS[0])
+    replica.spoke()
+    assert replica.admits(monotonic())
+    ban = fail(replica, at_once=False)
+    assert ban.is_new
+    assert not replica.admits(ban.earliest + BANS[1] - 0.001)
+
+
+def test_one_that_is_gone_tells_nothing_of_the_others_any_more() -> None:
+    found, replicas, (first, second) = ready(2)
+    fail(first)
+    found.current = found.current[1:]
+    assert replicas.ready() == [second]
+    assert fail(first).is_new
+    assert is_banned(first)
+    assert not replicas._banned
+
+
 def test_requests_count_with_their_tokens_until_they_are_released() -> None:
     _, _, (replica,) = ready(1)
     small, large = request(1, 2), request(100, 50)
