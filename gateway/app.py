@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -14,7 +15,7 @@ from fastapi_swagger import patch_fastapi
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
-from backends.errors import ServingError
+from backends.errors import InvalidRequest, ServingError
 from gateway import admin
 from gateway.body import Receive
 from gateway.errors import render
@@ -102,6 +103,7 @@ def _fastapi(plane: Plane, endpoints: dict[str, Endpoint]) -> FastAPI:
     app.include_router(_open_routes(plane))
     app.include_router(admin.router(plane))
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(ServingError, _serving_error)
     app.add_exception_handler(Exception, _internal_error)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
@@ -200,6 +202,14 @@ async def _http_error(request: Request, error: Exception) -> Response:
 def _is_routed(request: Request, method: str) -> bool:
     scope = {**request.scope, "method": method}
     return any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes)
+
+
+async def _invalid_request(request: Request, error: Exception) -> Response:
+    """A parameter that FastAPI refuses, in the envelope of all other errors."""
+    assert isinstance(error, RequestValidationError)
+    fault = error.errors()[0]
+    param = str(fault["loc"][-1])
+    return await _serving_error(request, InvalidRequest(f"Invalid '{param}': {fault['msg']}.", param=param))
 
 
 async def _serving_error(_request: Request, error: Exception) -> Response:

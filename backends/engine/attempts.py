@@ -86,6 +86,7 @@ class Attempts:
         self._under_way = self._is_waiting = False
         self._stalled: UpstreamTimeout | None = None
         self._avoided: set[Replica] = set()
+        self._broke: dict[Replica, int] = {}
         self._failure: ServingError | None = None
         self._fruitless = self._retries = self._departures = 0
 
@@ -133,6 +134,8 @@ class Attempts:
         """Send it to one replica after the other until one answers, be it with an error that nobody else would mend."""
         while True:
             replica, reason = await self._choose(request)
+            if self._broke.get(replica) == replica.endpoint.restarts and not self.model.budget.spend():
+                raise self._failure or self._replicas.not_ready()
             route = self.request.route
             route.endpoint = replica.endpoint.id
             route.reason = f"after a failure: {reason}" if self._failure else reason
@@ -169,7 +172,8 @@ class Attempts:
         """An attempt came to nothing. Raises `error` when there shall be no other.
 
         Cases: it could not be reached, which is known at once and costs nobody anything; the connection broke, as
-        by the engine's death; it was silent for too long, which counts as a retry.
+        by the engine's death: one that does so without having died is asked again as far as the budget goes; it was
+        silent for too long, which counts as a retry.
         """
         self._under_way = False
         if isinstance(error, UpstreamTimeout):
@@ -178,6 +182,7 @@ class Attempts:
             return
         self._note(replica, error, counts=True)
         if not isinstance(error, Unavailable):
+            self._broke[replica] = replica.endpoint.restarts
             self._fruitless += 1
             if self._fruitless >= self.model.routing.lost_engines:
                 raise error
@@ -191,6 +196,7 @@ class Attempts:
         self._fruitless = 0
         self._failure = None
         self._avoided.clear()
+        self._broke.clear()
 
     def stalled(self, error: UpstreamTimeout) -> bool:
         """Break the attempt under way off; a wait for an engine goes on, to its end. False where there is neither."""

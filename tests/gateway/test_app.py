@@ -88,6 +88,11 @@ def test_a_path_that_is_not_there_is_404_in_the_envelope(method: str, path: str,
     assert f"{method} {path}" in message
 
 
+@pytest.mark.parametrize("path", ["/admin/decisions?limit=many", "/admin/decisions?limit=0"])
+def test_a_parameter_that_is_wrong_is_400_in_the_envelope(path: str, http: httpx.Client) -> None:
+    assert failure(http.get(path), 400, None, "limit").startswith("Invalid 'limit': ")
+
+
 @pytest.mark.parametrize("path", HOT)
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"])
 def test_another_method_on_a_hot_path_is_405(method: str, path: str, http: httpx.Client) -> None:

@@ -203,6 +203,17 @@ async def test_a_storm_of_failures_uses_the_budget_up_and_traffic_earns_it_back(
         assert sum(sent[13:17]) == sum(sent[17:21]) == 1
 
 
+async def test_engines_that_live_and_close_connections_are_asked_again_within_the_budget(two: list[EchoEngine]) -> None:
+    for engine in two:
+        engine.configure(fault="refuse")
+    async with among(two, retry_budget="0.01") as model:
+        for _ in range(3):
+            with pytest.raises(UpstreamError, match="closed the connection"):
+                await model.respond(asked(stream=False))
+    # Each request asks each engine once for nothing; the ten of the reserve are the first one's.
+    assert sum(map(requests, two)) == 3 * 2 + 10
+
+
 def test_a_budget_is_a_share_of_the_requests_with_a_small_reserve() -> None:
     budget = Budget(0.5)
     assert [budget.spend() for _ in range(11)] == [True] * 10 + [False]
