@@ -133,6 +133,7 @@ class Replicas:
         self._all: dict[str, Replica] = {}
         self._ready: list[Replica] = []
         self._banned: set[Replica] = set()
+        self._has_served = False
         self._turn = 0
 
     def ready(self) -> list[Replica]:
@@ -147,8 +148,12 @@ class Replicas:
         return len(self._endpoints.current)
 
     def is_coming(self) -> bool:
-        """Whether one that is not ready may be so before long."""
-        return any(endpoint.state in _COMING for endpoint in self._endpoints.current)
+        """Whether one of several that have served may be ready again before long: that is worth a wait."""
+        return (
+            self._has_served
+            and len(self._endpoints.current) > 1
+            and any(endpoint.state in _COMING for endpoint in self._endpoints.current)
+        )
 
     def next(self) -> Replica:
         """One after the other: for what is not balanced. Raises `ModelNotReady`."""
@@ -208,3 +213,4 @@ class Replicas:
             gone.retire()
         self._seen = current
         self._ready = [replica for replica in self._all.values() if replica.endpoint.state is State.READY]
+        self._has_served = self._has_served or bool(self._ready)

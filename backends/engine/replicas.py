@@ -57,9 +57,9 @@ class EngineModel:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def ready(self) -> bool:
-        """Whether a request can be sent now; where there are several endpoints, also whether it is worth its wait."""
+        """Whether a request can be sent now, or is worth its wait for one of several endpoints that have served."""
         replicas = self.replicas
-        return bool(replicas.ready()) or (replicas.count > 1 and replicas.is_coming())
+        return bool(replicas.ready()) or replicas.is_coming()
 
     async def respond(self, request: OpenAIRequest) -> OpenAIResponse:
         replicas = self.replicas

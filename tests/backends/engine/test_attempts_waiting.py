@@ -8,7 +8,7 @@ import pytest
 
 from backends.engine.replicas import EngineModel
 from backends.errors import ModelNotReady, Unavailable, UpstreamTimeout
-from backends.model import OpenAIRequest, OpenAIResponse, State
+from backends.model import Endpoints, OpenAIRequest, OpenAIResponse, State
 from tests.backends.engine.among import (
     NOBODY,
     STREAMED,
@@ -39,10 +39,25 @@ async def is_waiting(model: EngineModel, request: OpenAIRequest) -> asyncio.Task
     return asking
 
 
+def then(found: Endpoints, model: EngineModel, *states: State) -> None:
+    """The model has served; now its endpoints are so."""
+    assert model.ready()
+    found.current = endpoints(*(one.address for one in found.current), states=states).current
+
+
+async def test_nobody_waits_for_engines_that_have_never_served(two: list[EchoEngine]) -> None:
+    found = endpoints(two[0].address, two[1].address, states=[State.STARTING, State.RESTARTING])
+    async with over(found) as model:
+        assert not model.ready()
+        with pytest.raises(ModelNotReady, match="RESTARTING, STARTING"):
+            await model.respond(asked())
+
+
 @STREAMED
 async def test_a_request_waits_for_an_engine_that_is_coming(stream: bool, two: list[EchoEngine]) -> None:
-    found = endpoints(two[0].address, two[1].address, states=[State.STARTING, State.FAILED])
+    found = endpoints(two[0].address, two[1].address)
     async with over(found) as model:
+        then(found, model, State.STARTING, State.FAILED)
         assert model.ready()
         request = asked(stream=stream)
         asking = await is_waiting(model, request)
@@ -54,8 +69,9 @@ async def test_a_request_waits_for_an_engine_that_is_coming(stream: bool, two: l
 
 async def test_a_request_waits_no_longer_when_none_is_coming_any_more(two: list[EchoEngine]) -> None:
     addresses = [engine.address for engine in two]
-    found = endpoints(*addresses, states=[State.STARTING, State.FAILED])
+    found = endpoints(*addresses)
     async with over(found) as model:
+        then(found, model, State.STARTING, State.FAILED)
         asking = await is_waiting(model, asked())
         found.current = endpoints(*addresses, states=[State.STOPPED, State.FAILED]).current
         with pytest.raises(ModelNotReady, match="'echo' is not ready: FAILED, STOPPED"):
@@ -82,8 +98,9 @@ async def test_what_failed_at_all_that_are_ready_waits_for_the_one_that_is_comin
 
 
 async def test_leaving_while_waiting_for_an_engine_is_possible(two: list[EchoEngine]) -> None:
-    found = endpoints(two[0].address, two[1].address, states=[State.STARTING] * 2)
+    found = endpoints(two[0].address, two[1].address)
     async with over(found) as model:
+        then(found, model, State.STARTING, State.STARTING)
         asking = await is_waiting(model, asked())
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -251,7 +251,13 @@ def test_the_last_one_that_is_not_banned_is_preferred_unless_it_is_avoided() -> 
     ],
 )
 def test_what_may_become_ready_is_coming(state: State, is_coming: bool) -> None:
-    replicas = among(endpoints(State.FAILED, state))
+    found = endpoints(State.FAILED, state)
+    replicas = among(found)
+    replicas.ready()
+    assert not replicas.is_coming()  # it has never served
+    found.current = endpoints(State.FAILED, State.READY).current
+    replicas.ready()
+    found.current = endpoints(State.FAILED, state).current
     assert replicas.is_coming() == is_coming
     assert [replica.endpoint.id for replica in replicas.ready()] == (["e1"] if state is State.READY else [])
     assert replicas.count == 2

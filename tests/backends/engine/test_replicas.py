@@ -96,6 +96,7 @@ async def test_only_ready_endpoints_are_asked(servers: list[Scripted]) -> None:
         ((), "without an endpoint"),
         ((State.STARTING,), "STARTING"),
         ((State.RESTARTING,), "RESTARTING"),
+        ((State.STARTING, State.RESTARTING), "RESTARTING, STARTING"),
         ((State.STOPPED, State.FAILED, State.STOPPED), "FAILED, STOPPED"),
         ((State.DRAINING, State.DRAINING), "DRAINING"),
     ],
@@ -111,8 +112,10 @@ async def test_without_a_ready_endpoint_it_says_how_they_are(states: tuple[State
 @pytest.mark.parametrize("state", [State.STARTING, State.RESTARTING, State.UNHEALTHY])
 async def test_among_several_a_request_waits_for_one_that_is_coming(state: State, servers: list[Scripted]) -> None:
     gone = Endpoint("gone", "unix:/none", State.FAILED)
-    endpoints = Endpoints((endpoint(servers[0], state), gone))
+    endpoints = Endpoints((endpoint(servers[0]), gone))
     toy = model(endpoints)
+    assert toy.ready()
+    endpoints.current = (endpoint(servers[0], state), gone)
     assert toy.ready()
     waiting = asyncio.create_task(toy.respond(REQUEST))
     for _ in range(10):
