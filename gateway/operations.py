@@ -86,6 +86,7 @@ ERROR_SCHEMA: Schema = {
 _ERRORS = {
     400: "The request is wrong, or the model does not support the operation.",
     401: "No API key, or one that is not known.",
+    403: "The engine lets nobody in.",
     404: "No model of that name; the message lists the nearest.",
     413: "The body is over the limit.",
     429: "A limit of the tenant's is reached, or every place of the model is taken; Retry-After says for how long.",
