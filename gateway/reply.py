@@ -51,8 +51,12 @@ class Reply:
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """An answer in one piece. `headers` leave the length out."""
-        await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
-        await self.end(body)
+        framing, lines = self._fields(headers)
+        self.status = status
+        if framing or not self.wire.answer(status, lines, body):
+            self.wire.head_lines += lines
+            await self.send(_head(status, [*framing, (b"content-length", b"%d" % len(body))]))
+            await self.end(body)
 
     async def end(self, last: bytes = b"") -> None:
         await self.send({"type": "http.response.body", "body": last, "more_body": False})
@@ -93,13 +97,21 @@ class Reply:
         self.wire.chunk(_KEEP_ALIVE)
 
     def _head(self, status: int, headers: Headers) -> dict[str, Any]:
-        """The head as uvicorn wants it: only fields that it acts on, the others go out as lines at its end."""
+        framing, lines = self._fields(headers)
+        self.wire.head_lines += lines
+        return _head(status, framing)
+
+    def _fields(self, headers: Headers) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """The fields of a head that uvicorn acts on, and the lines of all others, ours among them."""
         framing = []
-        lines = [self.wire.head_lines, b"x-request-id: %b\r\n" % self._request_id]
+        lines = [b"x-request-id: %b\r\n" % self._request_id]
         for field in (*headers, *self.fields) if self.fields else headers:
             if field[0] in _FRAMING:
                 framing.append(field)
             else:
                 lines.append(b"%b: %b\r\n" % field)
-        self.wire.head_lines = b"".join(lines)
-        return {"type": "http.response.start", "status": status, "headers": framing}
+        return framing, b"".join(lines)
+
+
+def _head(status: int, framing: Headers) -> dict[str, Any]:
+    return {"type": "http.response.start", "status": status, "headers": framing}

@@ -288,3 +288,42 @@ async def test_every_route_serves_a_client_of_http_1_0(server: Tritium, path: st
         assert await answer.head() in (200, 404)
         assert await answer.rest()
         assert await answer.is_closed()
+
+
+async def test_whole_answers_of_one_connection_have_their_heads_and_come_in_order(server: Tritium) -> None:
+    bodies = [json.dumps(question(words=words, stream=False)).encode() for words in ("first", "second", "third")]
+    async with connection(server.url) as answer:
+        # The second comes ahead of its turn, the third once the connection is quiet again.
+        answer.writer.write(request(CHAT, bodies[0], "x-request-id: a") + request(CHAT, bodies[1], "x-request-id: b"))
+        for words, request_id in (("first", "a"), ("second", "b"), ("third", "c")):
+            if request_id == "c":
+                answer.writer.write(request(CHAT, bodies[2], "x-request-id: c"))
+            assert await answer.head() == 200
+            assert answer.headers["x-request-id"] == request_id
+            assert answer.headers["content-type"] == "application/json"
+            assert answer.headers["date"].endswith("GMT")
+            assert "transfer-encoding" not in answer.headers
+            body = await answer.rest()
+            assert len(body) == int(answer.headers["content-length"])
+            assert json.loads(body)["choices"][0]["message"]["content"] == words
+
+
+async def test_a_whole_answer_to_a_client_that_wants_no_more_closes_the_connection(server: Tritium) -> None:
+    body = json.dumps(question(stream=False)).encode()
+    async with connection(server.url) as answer:
+        answer.writer.write(request(CHAT, body, "connection: close"))
+        assert await answer.head() == 200
+        assert answer.headers["connection"] == "close"
+        assert await answer.rest()
+        assert await answer.is_closed()
+
+
+async def test_an_answer_to_a_client_that_waits_for_100_continue_has_that_before_it(server: Tritium) -> None:
+    body = json.dumps(question(stream=False)).encode()
+    whole = request(CHAT, body, "expect: 100-continue")
+    async with connection(server.url) as answer:
+        answer.writer.write(whole[: -len(body)])
+        assert await answer.head() == 100
+        answer.writer.write(body)
+        assert await answer.head() == 200
+        assert json.loads(await answer.rest())["choices"]
