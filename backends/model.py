@@ -116,8 +116,8 @@ class OpenAIRequest:
     output_tokens: int = 0
     route: Route = field(default_factory=Route)
     stall: Callable[[UpstreamTimeout], bool] | None = None
-    """Set by the model while it waits for an engine: breaks the attempt off with this error, so that the model may
-    try elsewhere. False: there is nothing to break off yet."""
+    """Set by the model while a stream waits for an engine: breaks the attempt off with this error, so that the model
+    may try elsewhere. False: there is nothing to break off yet."""
 
 
 Write = Callable[[bytes], Coroutine[Any, Any, None] | None]

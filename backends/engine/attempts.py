@@ -73,6 +73,40 @@ class Leg:
             await self.response.body.aclose()
 
 
+async def whole_answer(model: EngineModel, request: OpenAIRequest, loop: asyncio.AbstractEventLoop) -> OpenAIResponse:
+    """The answer to a request that does not stream, read to its end. Raises as `Attempts.answer` does.
+
+    Nearly always the first replica gives it, and then nothing need be kept of the way there, which costs a third.
+    """
+    replicas, route = model.replicas, request.route
+    chosen = replicas.choose(request, ())
+    if chosen is None:
+        return await Attempts(model, request, loop).answer()
+    replica, reason = chosen
+    route.policy, route.endpoint, route.reason = replicas.policy.name, replica.endpoint.id, reason
+    outcome: OpenAIResponse | UpstreamError | Unavailable
+    replica.take(request)
+    try:
+        response = await model.send(replica, request)
+        try:
+            whole = await whole_of(response.body)
+        except BaseException:
+            await response.body.aclose()
+            raise
+        outcome = OpenAIResponse(response.status, [*response.headers, replica.field], Collected(whole))
+        if response.status < 400:
+            model.budget.earn()
+            replica.succeeded()
+            if usage := _usage(whole):
+                replicas.policy.learn(replica, request, *usage)
+            return outcome
+    except (UpstreamError, Unavailable) as error:
+        outcome = error
+    finally:
+        replica.release(request)
+    return await Attempts(model, request, loop).after(replica, outcome)
+
+
 class Attempts:
     """A request's way through the replicas of its model. `stalled` may be told until its answer is closed."""
 
@@ -95,10 +129,23 @@ class Attempts:
 
         Raises what the last attempt failed with.
         """
+        self.model.budget.earn()
+        return await self._answer()
+
+    async def after(self, replica: Replica, outcome: OpenAIResponse | UpstreamError | Unavailable) -> OpenAIResponse:
+        """The answer after a first attempt, which `replica` failed or answered with an error: that, or a better one."""
+        self.model.budget.earn()
+        self._departures = 1
+        if not isinstance(outcome, OpenAIResponse):
+            self.fell(replica, outcome)
+        elif not self._goes_on(replica, outcome.status):
+            return outcome
+        return await self._answer()
+
+    async def _answer(self) -> OpenAIResponse:
         request, model = self.request, self.model
         request.stall = self.stalled
         request.route.policy = model.replicas.policy.name
-        model.budget.earn()
         while True:
             leg = await self.depart(request)
             response = leg.response
@@ -125,7 +172,8 @@ class Attempts:
             request.stall = None
             if response.status < 400:
                 self.succeeded(leg)
-                self.learn(leg.replica, *_usage(whole))
+                if usage := _usage(whole):
+                    self.learn(leg.replica, *usage)
             return OpenAIResponse(
                 response.status, [*response.headers, *told(leg.replica, request.route)], Collected(whole)
             )
@@ -157,14 +205,7 @@ class Attempts:
                 self.fell(replica, stalled)
             else:
                 leg = Leg(replica, request, response)
-                if not self._is_worth_another(response.status, request):
-                    return leg
-                failure = UpstreamError(f"It answered {response.status}.")
-                if response.status == 404:  # each may be the one that keeps it: all are asked
-                    self._note(replica, failure, counts=False)
-                    if not self._is_elsewhere():
-                        return leg
-                elif not self._may_retry(replica, failure, counts=response.status != 429):
+                if not self._goes_on(replica, response.status):
                     return leg
                 await leg.close()
 
@@ -272,11 +313,18 @@ class Attempts:
             self._avoided.clear()  # all that are ready have failed: they may have been started anew
         return chosen
 
-    def _is_worth_another(self, status: int, request: OpenAIRequest) -> bool:
-        """Whether another replica might answer better. A stored response is kept by one of them alone."""
-        return status in _WORTH_ANOTHER or (
-            status == 404 and request.path == "/v1/responses" and _PREVIOUS_RESPONSE in request.body
-        )
+    def _goes_on(self, replica: Replica, status: int) -> bool:
+        """Whether another replica is asked after an answer of this status.
+
+        Cases: one that others might better, within the model's limits; a stored response, which one of them keeps, and
+        all are asked for; any other.
+        """
+        if status in _WORTH_ANOTHER:
+            return self._may_retry(replica, UpstreamError(f"It answered {status}."), counts=status != 429)
+        if status == 404 and self.request.path == "/v1/responses" and _PREVIOUS_RESPONSE in self.request.body:
+            self._note(replica, UpstreamError("It does not keep the response."), counts=False)
+            return self._is_elsewhere()
+        return False
 
     def _is_elsewhere(self) -> bool:
         """Whether there is a replica that was not asked yet."""
@@ -306,14 +354,14 @@ class _Whole(msgspec.Struct):
 _decode_usage = msgspec.json.Decoder(_Whole).decode
 
 
-def _usage(body: bytes) -> tuple[int, int]:
-    """(prompt, cached) tokens of a whole answer; zeros where it does not tell."""
+def _usage(body: bytes) -> tuple[int, int] | None:
+    """(prompt, cached) tokens of a whole answer, if it tells."""
     if body.find(_CACHED_TOKENS) < 0:
-        return 0, 0
+        return None
     try:
         usage = _decode_usage(body).usage
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return 0, 0
-    if usage is None or usage.prompt_tokens is None or usage.prompt_tokens_details is None:
-        return 0, 0
+        return None
+    if usage is None or not usage.prompt_tokens or usage.prompt_tokens_details is None:
+        return None
     return usage.prompt_tokens, usage.prompt_tokens_details.cached_tokens or 0

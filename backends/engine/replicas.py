@@ -6,7 +6,7 @@ import asyncio
 from typing import Protocol
 
 from backends.config import ModelConfig
-from backends.engine.attempts import Attempts, Budget
+from backends.engine.attempts import Attempts, Budget, whole_answer
 from backends.engine.continuation import Fields
 from backends.engine.hedge import Hedge
 from backends.engine.policies import policy
@@ -67,7 +67,9 @@ class EngineModel:
             loop = self._loop
             if loop is None:
                 loop = self._loop = asyncio.get_running_loop()  # which costs a system call (Python 3.11)
-            return await Attempts(self, request, loop).answer()
+            if request.stream:
+                return await Attempts(self, request, loop).answer()
+            return await whole_answer(self, request, loop)
         replica = replicas.next()
         request.route.endpoint = replica.endpoint.id
         return await self.send(replica, request)

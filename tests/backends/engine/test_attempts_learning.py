@@ -51,7 +51,7 @@ async def test_a_stored_response_is_looked_for_at_the_others(stream: bool, two: 
         whole = b"".join([part async for part in response.body])
         await response.body.aclose()
         assert answer["id"].encode() in whole
-        assert second.route.failures == ["e0: It answered 404."]
+        assert second.route.failures == ["e0: It does not keep the response."]
 
 
 async def test_a_response_that_nobody_keeps_is_not_found_and_nobodys_fault(two: list[EchoEngine]) -> None:

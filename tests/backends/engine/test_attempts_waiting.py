@@ -21,7 +21,6 @@ from tests.backends.engine.among import (
     requests,
     text,
 )
-from tests.backends.engine.scripted import OK, scripted
 from tests.engines import EchoEngine
 from tests.waiting import eventually_async
 
@@ -137,26 +136,21 @@ async def stall(request: OpenAIRequest, engine: EchoEngine) -> None:
     assert not request.stall(UpstreamTimeout("It is told already."))
 
 
-@STREAMED
-async def test_a_stall_before_the_head_is_broken_off_and_goes_elsewhere(stream: bool, two: list[EchoEngine]) -> None:
+async def test_a_stall_before_the_head_is_broken_off_and_goes_elsewhere(two: list[EchoEngine]) -> None:
     two[1].configure(fault="hang-before-head")
     async with among(two) as model:
-        request = asked(stream=stream)
+        request = asked()
         asking = asyncio.create_task(model.respond(request))
         await stall(request, two[1])
-        response = await asking
-        assert await text(response, stream=stream) == WORDS
+        assert await text(await asking, stream=True) == WORDS
         assert request.route.failures == ["e1: It is silent."]
         await two[1].idle()
 
 
-@STREAMED
-async def test_a_stall_that_may_not_be_tried_elsewhere_is_what_the_request_fails_with(
-    stream: bool, two: list[EchoEngine]
-) -> None:
+async def test_a_stall_that_may_not_be_tried_elsewhere_is_what_the_request_fails_with(two: list[EchoEngine]) -> None:
     two[1].configure(fault="hang-before-head")
     async with among(two, retries="0") as model:
-        request = asked(stream=stream)
+        request = asked()
         asking = asyncio.create_task(model.respond(request))
         await stall(request, two[1])
         with pytest.raises(UpstreamTimeout, match="It is silent"):
@@ -165,18 +159,17 @@ async def test_a_stall_that_may_not_be_tried_elsewhere_is_what_the_request_fails
         await two[1].idle()
 
 
-async def test_a_stall_in_the_middle_of_a_whole_answer_is_broken_off_and_goes_elsewhere(two: list[EchoEngine]) -> None:
-    async with scripted() as server, over(endpoints(two[0].address, server.address)) as model:
+async def test_a_whole_answer_may_be_silent_until_its_deadline(two: list[EchoEngine]) -> None:
+    two[1].configure(fault="hang-before-head")
+    async with among(two) as model:
         request = asked(stream=False)
         asking = asyncio.create_task(model.respond(request))
-        conversation = await server.next()
-        await conversation.request()
-        await conversation.say(OK + b"content-type: application/json\r\ncontent-length: 10\r\n\r\n{")
-        assert request.stall is not None
-        assert request.stall(UpstreamTimeout("It is silent."))
-        assert await text(await asking, stream=False) == WORDS
-        assert request.route.failures == ["e1: It is silent."]
-        await conversation.gone()
+        await two[1].holds(1)
+        assert request.stall is None  # it has no first token that could be late
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await two[1].idle()
 
 
 @STREAMED
