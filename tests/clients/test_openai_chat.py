@@ -234,7 +234,13 @@ def test_the_result_of_a_tool_goes_into_the_next_turn(served: Served, client: op
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_an_answer_follows_its_schema(served: Served, client: openai.OpenAI, is_stream: bool) -> None:
     schema: Any = {"type": "json_schema", "json_schema": {"name": "p", "strict": True, "schema": PERSON_SCHEMA}}
-    asked: Any = {"model": served.model, "messages": PERSON, "response_format": schema, "max_tokens": 150}
+    asked: Any = {
+        "model": served.model,
+        "messages": PERSON,
+        "response_format": schema,
+        "max_tokens": 150,
+        "temperature": 0,
+    }
     if is_stream:
         with client.chat.completions.create(**asked, stream=True) as stream:
             text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
