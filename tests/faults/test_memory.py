@@ -16,6 +16,8 @@ from tests.waiting import eventually
 
 STREAMS = 300
 ROUNDS = 3
+# Each kind of end has memory of its own to get, and cycles are collected rarely: whichever test comes first.
+WARM_UP_ROUNDS = 3
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +62,14 @@ async def broken(server: Tritium) -> None:
 async def test_memory_after_three_rounds_of_streams_is_what_it_was(server: Tritium, streams: Any) -> None:
     (pid,) = server_pids(server)
     figures = []
-    for _ in range(1 + ROUNDS):  # the first round warms up
+    for _ in range(WARM_UP_ROUNDS + ROUNDS):
         await streams(server)
         at_rest(server)
         eventually(lambda: connections(pid) < 40, seconds=20, what="connections closed")
         figures.append(rss_bytes(pid))
     sizes = ", ".join(f"{size / 1e6:.1f}" for size in figures)
     print(f"{streams.__name__}: RSS after each round of {STREAMS}: {sizes} MB")
-    assert figures[-1] < figures[0] * 1.05
+    assert figures[-1] < figures[WARM_UP_ROUNDS - 1] * 1.05
     assert figures[-1] < 100e6
     with engine_of(server) as engine:
         await engine.idle(seconds=1)
