@@ -11,7 +11,7 @@ from typing import Any
 from backends.config import ModelConfig
 from backends.engine.command import Command
 from backends.engine.environment import interpreter
-from backends.engine.flags import Flags, positive
+from backends.engine.flags import Flags, positive, with_local_paths
 from backends.engine.instances import instances, replica_count, starts_processes
 from backends.engine.load import METRICS_PATHS
 from backends.engine.loopback import loopback_ports
@@ -62,10 +62,7 @@ def launch(config: ModelConfig, *, runtime_dir: str) -> Sequence[Command]:
     arguments = _arguments(config)
     if not starts_processes(config):
         return []
-    for key in _PATHS:
-        value = arguments.get(key)
-        if isinstance(value, str) and (Path(config.path) / value).exists():
-            arguments[key] = str(Path(config.path) / value)
+    arguments = with_local_paths(config, arguments, _PATHS)
     program = Path(interpreter("tensorrtllm")).with_name("trtllm-serve")
     if not program.exists():
         raise Unavailable(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from backends.config import ModelConfig
@@ -79,3 +80,13 @@ def positive(config: ModelConfig, key: str, value: object) -> int:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def with_local_paths(config: ModelConfig, arguments: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The arguments; those of these names that name a file or folder beside the model are made absolute."""
+    local: dict[str, Any] = {}
+    for name in names:
+        value = arguments.get(name)
+        if isinstance(value, str) and (Path(config.path) / value).exists():
+            local[name] = str(Path(config.path) / value)
+    return arguments | local
