@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 
 class ServingError(Exception):
     """A request could not be served.
@@ -118,3 +120,24 @@ class UpstreamProtocolError(UpstreamError):
     """The engine's bytes are not the HTTP or the event stream that was asked for."""
 
     code = "engine_protocol_error"
+
+
+class Code(StrEnum):
+    """Triton's error codes (`TRITONSERVER_Error_Code`), which a model's own errors carry."""
+
+    UNKNOWN = "UNKNOWN"
+    INTERNAL = "INTERNAL"
+    NOT_FOUND = "NOT_FOUND"
+    INVALID_ARG = "INVALID_ARG"
+    UNAVAILABLE = "UNAVAILABLE"
+    UNSUPPORTED = "UNSUPPORTED"
+    ALREADY_EXISTS = "ALREADY_EXISTS"
+    CANCELLED = "CANCELLED"
+
+
+class InferenceError(ServingError):
+    """An inference failed, or was refused, with one of Triton's codes and in Triton's words."""
+
+    def __init__(self, message: str, status: Code = Code.INTERNAL) -> None:
+        super().__init__(message, code=status.value.lower())
+        self.status = status

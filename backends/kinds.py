@@ -8,9 +8,8 @@ from typing import Protocol, cast
 
 from backends.config import ModelConfig
 from backends.engine.command import Command
-from backends.engine.replicas import EngineModel
 from backends.errors import InvalidRequest
-from backends.model import Endpoints, Models
+from backends.model import Endpoints, Model, Models
 
 KINDS = {
     "echo": "backends.echo",
@@ -30,7 +29,7 @@ class Kind(Protocol):
         """What the supervisor starts, nothing where others do. Raises `InvalidRequest` naming a bad argument."""
         ...
 
-    def connect(self, config: ModelConfig, endpoints: Endpoints, models: Models) -> EngineModel:
+    def connect(self, config: ModelConfig, endpoints: Endpoints, models: Models) -> Model:
         """How a server process talks to the endpoints."""
         ...
 
@@ -39,5 +38,8 @@ def find_kind(backend: str) -> Kind:
     """The module of a backend. Raises `InvalidRequest` naming those that exist."""
     module = KINDS.get(backend)
     if module is None:
-        raise InvalidRequest(f"Unknown backend {backend!r}; there are: {', '.join(KINDS)}.")
+        raise InvalidRequest(
+            f"unable to find backend library for backend '{backend}', "
+            "try specifying runtime on the model configuration."
+        )
     return cast("Kind", importlib.import_module(module))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
 from backends.config import ModelConfig
-from backends.errors import UpstreamTimeout
+from backends.errors import InferenceError, ModelNotReady, UpstreamTimeout
+from backends.statistics import ModelStatistics
+from backends.tensors import Tensor
 
 Headers = Sequence[tuple[bytes, bytes]]
 """HTTP header fields in order, names in lower case."""
@@ -178,9 +180,29 @@ class Model(Protocol):
         """Whether an endpoint can take a request now, as far as this process knows. No I/O."""
         ...
 
+    def work(self) -> Mapping[str, int]:
+        """Requests under way, by the address of their endpoint."""
+        ...
 
+    def connections(self) -> tuple[int, int]:
+        """Upstream connections now: (in use, idle)."""
+        ...
+
+    def close(self) -> None:
+        """Take no new work; what is under way ends as it would, and its connections with it."""
+        ...
+
+
+@runtime_checkable
 class OpenAIModel(Model, Protocol):
     """Bytes in, bytes out."""
+
+    session_header: bytes
+    """The header field by which clients name their conversation to this model."""
+
+    def lacking(self) -> ModelNotReady | None:
+        """Why a request could not be sent at this moment, though it may be worth its wait; None where it could."""
+        ...
 
     async def respond(self, request: OpenAIRequest) -> OpenAIResponse:
         """Send the request to an endpoint and return at the response head.
@@ -191,7 +213,82 @@ class OpenAIModel(Model, Protocol):
         ...
 
 
+Scalar = bool | int | float | str
+
+
+@dataclass(slots=True)
+class InferRequest:
+    """An inference on its way to a model, checked against the model's configuration by whoever took it in.
+
+    `version` 0 is the latest. `outputs` are the names that are wanted, all where it is empty. `id` is the client's.
+    `priority` and `timeout_us` are of the schedule policy extension, 0 where not given. `sequence_id` 0 or "": none.
+    `deadline` is in `time.monotonic()` seconds. `traceparent` is the trace context (W3C), empty without one.
+    """
+
+    model: str
+    inputs: list[Tensor]
+    version: int = 0
+    id: str = ""
+    outputs: list[str] = field(default_factory=list)
+    parameters: dict[str, Scalar] = field(default_factory=dict)
+    priority: int = 0
+    timeout_us: int = 0
+    sequence_id: int | str = 0
+    sequence_start: bool = False
+    sequence_end: bool = False
+    deadline: float | None = None
+    traceparent: str = ""
+    tenant: str = ""
+
+
+@dataclass(slots=True)
+class InferResponse:
+    """One answer. `error` stands for its outputs; a decoupled model may go on after it.
+
+    The last one is `final`; without outputs and error it stands for nothing but the end.
+    """
+
+    outputs: list[Tensor] = field(default_factory=list)
+    parameters: dict[str, Scalar] = field(default_factory=dict)
+    error: InferenceError | None = None
+    final: bool = True
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.outputs and self.error is None
+
+
+class Responses(Protocol):
+    """The answers to one request, in order, up to the final one. Closing early cancels the work; twice is harmless."""
+
+    def __aiter__(self) -> AsyncIterator[InferResponse]: ...
+    async def __anext__(self) -> InferResponse:
+        """Raises `ServingError` where the model, or the way to it, failed: nothing comes after that."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class TensorModel(Model, Protocol):
+    """Tensors in, tensors out: one response, or none to many where `config.model_transaction_policy.decoupled`."""
+
+    def infer(self, request: InferRequest) -> Responses:
+        """Begin the work; it is sent at once, not at the first `__anext__`. The holder closes what is returned.
+
+        Raises `ModelNotReady` where nothing can take it, `InferenceError` where it is refused at once.
+        """
+        ...
+
+    async def statistics(self) -> ModelStatistics:
+        """What this model has done, as far as its processes alive count it. Raises `Unavailable`."""
+        ...
+
+
 class Models(Protocol):
-    """What a model may call; the registry is one."""
+    """What a model may call; the registry is one. Both raise `ServingError` where there is no such model to use."""
 
     def openai(self, name: str) -> OpenAIModel: ...
+    def tensor(self, name: str, version: int = 0) -> TensorModel:
+        """The version of a model, 0 for the latest. Whoever holds it may go on using it after a change."""
+        ...

@@ -1,4 +1,4 @@
-"""The one table: kind of error → HTTP status and OpenAI type; and OpenAI's envelope for any error body."""
+"""The one table: kind of error → HTTP status, OpenAI type, Triton's code; and OpenAI's envelope for any error body."""
 
 from __future__ import annotations
 
@@ -8,25 +8,37 @@ from typing import Any
 import msgspec
 
 from backends import errors
-from backends.errors import ServingError
+from backends.errors import Code, InferenceError, ServingError
 from backends.model import Headers
 
 # The first class that matches wins, so the special ones stand before the general.
-TABLE: tuple[tuple[type[ServingError], int, str], ...] = (
-    (errors.BodyTooLarge, 413, "invalid_request_error"),
-    (errors.InvalidRequest, 400, "invalid_request_error"),
-    (errors.NotAuthenticated, 401, "authentication_error"),
-    (errors.NotPermitted, 403, "permission_error"),
-    (errors.ModelNotFound, 404, "invalid_request_error"),
-    (errors.NotFound, 404, "invalid_request_error"),
-    (errors.DeadlineExceeded, 504, "timeout_error"),
-    (errors.Overloaded, 429, "rate_limit_error"),
-    (errors.RateLimited, 429, "rate_limit_error"),
-    (errors.Unavailable, 503, "service_unavailable_error"),
-    (errors.UpstreamTimeout, 504, "timeout_error"),
-    (errors.UpstreamError, 502, "server_error"),
-    (ServingError, 500, "server_error"),
+TABLE: tuple[tuple[type[ServingError], int, str, Code], ...] = (
+    (errors.BodyTooLarge, 413, "invalid_request_error", Code.INVALID_ARG),
+    (errors.InvalidRequest, 400, "invalid_request_error", Code.INVALID_ARG),
+    (errors.NotAuthenticated, 401, "authentication_error", Code.INVALID_ARG),
+    (errors.NotPermitted, 403, "permission_error", Code.INVALID_ARG),
+    (errors.ModelNotFound, 404, "invalid_request_error", Code.NOT_FOUND),
+    (errors.NotFound, 404, "invalid_request_error", Code.NOT_FOUND),
+    (errors.DeadlineExceeded, 504, "timeout_error", Code.UNAVAILABLE),
+    (errors.Overloaded, 429, "rate_limit_error", Code.UNAVAILABLE),
+    (errors.RateLimited, 429, "rate_limit_error", Code.UNAVAILABLE),
+    (errors.Unavailable, 503, "service_unavailable_error", Code.UNAVAILABLE),
+    (errors.UpstreamTimeout, 504, "timeout_error", Code.INTERNAL),
+    (errors.UpstreamError, 502, "server_error", Code.INTERNAL),
+    (ServingError, 500, "server_error", Code.INTERNAL),
 )
+
+STATUS_OF_CODE = {
+    Code.UNKNOWN: 400,
+    Code.INTERNAL: 500,
+    Code.NOT_FOUND: 404,
+    Code.INVALID_ARG: 400,
+    Code.UNAVAILABLE: 503,
+    Code.UNSUPPORTED: 501,
+    Code.ALREADY_EXISTS: 400,
+    Code.CANCELLED: 400,
+}
+"""HTTP status of Triton's codes, as its HTTP front end maps them."""
 
 _TYPE_BY_STATUS = {
     401: "authentication_error",
@@ -37,7 +49,17 @@ _TYPE_BY_STATUS = {
 
 
 def status_and_type(error: ServingError) -> tuple[int, str]:
-    return next((status, type_) for kind, status, type_ in TABLE if isinstance(error, kind))
+    if isinstance(error, InferenceError):
+        status = STATUS_OF_CODE[error.status]
+        return status, _TYPE_BY_STATUS.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return next((status, type_) for kind, status, type_, _ in TABLE if isinstance(error, kind))
+
+
+def triton_code(error: ServingError) -> Code:
+    """Triton's code for an error: its own where it has one, else by its kind."""
+    if isinstance(error, InferenceError):
+        return error.status
+    return next(code for kind, _, _, code in TABLE if isinstance(error, kind))
 
 
 def envelope(error: ServingError) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from backends.engine.replicas import EngineModel
 from backends.errors import ServingError, Unavailable
 from backends.model import Capability, Headers, OpenAIModel, OpenAIRequest, is_stream
 from gateway import access
@@ -149,10 +148,9 @@ async def _attempt_in_turn(asked: _Asked, entry: Entry, stand_ins: Sequence[str]
     async def attempt(name: str, covers: Covers | None, stall: Stall | None) -> None:
         reply.fields = fields
         chosen, model = registry.offering(name, capability)
-        if covers is not None and not model.replicas.ready():
-            missing = model.replicas.not_ready()
-            if entry.naming.covers(missing):  # otherwise several replicas are worth their wait
-                raise missing
+        missing = None if covers is None else model.lacking()
+        if missing is not None and entry.naming.covers(missing):  # otherwise several replicas are worth their wait
+            raise missing
         await _attempt(asked, chosen, model, covers, stall)
 
     names = [entry.status.config.name, *stand_ins]
@@ -160,7 +158,7 @@ async def _attempt_in_turn(asked: _Asked, entry: Entry, stand_ins: Sequence[str]
 
 
 async def _attempt(
-    asked: _Asked, entry: Entry, model: EngineModel, covers: Covers | None = None, stall: Stall | None = None
+    asked: _Asked, entry: Entry, model: OpenAIModel, covers: Covers | None = None, stall: Stall | None = None
 ) -> None:
     """Ask one model, once it has a permit. With `covers`, an answer of such a status is `Refused`, not relayed."""
     tenant, cost, record, call = asked.tenant, asked.cost, asked.record, asked.call
@@ -182,14 +180,14 @@ async def _attempt(
         entry.gate.leave(permit, cost.spent or 0)
 
 
-def _request(asked: _Asked, call: Call, model: EngineModel) -> OpenAIRequest:
+def _request(asked: _Asked, call: Call, model: OpenAIModel) -> OpenAIRequest:
     plane, scope, headers, tenant = asked.plane, asked.scope, asked.headers, asked.tenant
     request = OpenAIRequest(
         scope["path"], call.body, call.model, call.stream, _passed_on(headers, asked.record), asked.watch.deadline
     )
     if query := scope["query_string"]:
         request.query = query.decode("latin-1")
-    if session := headers.get(model.routing.session_header.encode()):
+    if session := headers.get(model.session_header):
         request.session = session.decode("latin-1")
     request.tenant = tenant.name
     request.prompt_tokens = asked.cost.prompt_tokens

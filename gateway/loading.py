@@ -17,9 +17,9 @@ from backends.engine.naming import Naming
 from backends.engine.process import EngineProcess
 from backends.engine.watch import Patience, RemoteEndpoint
 from backends.errors import InvalidRequest, ModelNotFound, ServingError
-from backends.kinds import find_kind
 from backends.model import Endpoint, State
 from backends.repository import BrokenModel, load
+from ensembles.kinds import find_kind
 from gateway.settings import Settings
 from gateway.snapshot import ModelStatus
 

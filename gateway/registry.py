@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
@@ -14,15 +14,14 @@ import msgspec
 from backends.config import ModelConfig
 from backends.engine import naming
 from backends.engine.naming import Naming
-from backends.engine.replicas import EngineModel
-from backends.errors import ModelNotFound, ModelNotReady, ServingError, UnsupportedOperation
-from backends.model import Capability, Endpoint, Endpoints, Load, Models, State
+from backends.errors import Code, InferenceError, ModelNotFound, ModelNotReady, ServingError, UnsupportedOperation
+from backends.model import Capability, Endpoint, Endpoints, Load, Model, Models, OpenAIModel, State, TensorModel
 from gateway.admission import Gate
 from gateway.snapshot import ModelStatus, Snapshot
 
 _log = logging.getLogger(__name__)
 
-Connect = Callable[[ModelConfig, Endpoints, Models], EngineModel]
+Connect = Callable[[ModelConfig, Endpoints, Models], Model]
 """A kind's `connect`."""
 
 _NEAREST = 3
@@ -32,13 +31,13 @@ _RESTART_SECONDS = 2.0
 
 @dataclass(slots=True)
 class Entry:
-    """One model in this server process. `model` is None where it cannot be used at all; `status.reason` says why.
+    """One version of a model in this server process. `model` is None where it cannot be used: `status.reason` says why.
 
     `share` is how many requests one of its endpoints runs at once, None where nobody knows.
     """
 
     status: ModelStatus
-    model: EngineModel | None
+    model: Model | None
     gate: Gate
     endpoints: Endpoints
     naming: Naming = field(default_factory=Naming)
@@ -56,53 +55,57 @@ class Registry:
         self._share = share
         self._max_queue_size = max_queue_size
         self._entries: dict[str, Entry] = {}
+        self._versions: dict[str, dict[int, Entry]] = {}
         self._aliases: dict[str, str] = {}
-        self._retired: list[EngineModel] = []
+        self._retired: list[Model] = []
         self._loads: Mapping[str, Load] = {}
         self.settled = False
         self.snapshot_number = 0
 
     def apply(self, snapshot: Snapshot) -> None:
-        """Take over a snapshot; of several versions the last one. An unchanged configuration keeps its connections.
+        """Take over a snapshot. An unchanged configuration keeps its connections.
 
         A changed one keeps its queue, and requests under way keep the model that they have. A model whose kind cannot
-        connect to it becomes `FAILED` with the reason; the others are served.
+        connect to it becomes `FAILED` with the reason; the others are served. A name stands for its last version.
         """
         self.settled = snapshot.settled
-        before = self._entries
-        entries = {}
-        for name, status in {status.config.name: status for status in snapshot.models}.items():
-            entry = before.get(name)
+        before, last = self._versions, self._entries
+        versions: dict[str, dict[int, Entry]] = {}
+        for status in snapshot.models:
+            name, version = status.config.name, status.config.version
+            entry = before.get(name, {}).get(version)
             if entry is not None and entry.model is not None and entry.status.config == status.config:
                 entry.status = status
                 entry.endpoints.current = status.endpoints
             else:
-                entry = self._load(status, entry)
+                entry = self._load(status, entry or last.get(name))
             entry.gate.resize(self._permits(entry))
-            entries[name] = entry
-        self._entries = entries
-        self._aliases = {alias: name for name, entry in entries.items() for alias in entry.naming.aliases}
+            versions.setdefault(name, {})[version] = entry
+        self._versions = versions
+        self._entries = {name: _latest(entries) for name, entries in versions.items()}
+        self._aliases = {alias: name for name, entry in self._entries.items() for alias in entry.naming.aliases}
         self.snapshot_number = snapshot.number
-        self._retired = [model for model in self._retired if any(model.replicas.work().values())]
-        for name, entry in before.items():
-            if entry.model is not None and entries.get(name) is not entry:
-                self._retired.append(entry.model)
-                entry.model.close()
-                if name not in entries:  # not forgotten: streams are under way there
-                    entry.endpoints.current = tuple(map(_draining, entry.endpoints.current))
+        self._retired = [model for model in self._retired if any(model.work().values())]
+        for name, entries in before.items():
+            for version, entry in entries.items():
+                if entry.model is not None and versions.get(name, {}).get(version) is not entry:
+                    self._retired.append(entry.model)
+                    entry.model.close()
+                    if name not in versions:  # not forgotten: streams are under way there
+                        entry.endpoints.current = tuple(map(_draining, entry.endpoints.current))
 
     def hear(self, loads: Mapping[str, Load]) -> None:
         """What engines say of their own work, by endpoint id."""
         self._loads = loads
-        for entry in self._entries.values():
+        for entry in self._all():
             entry.endpoints.loads = loads
 
     def work(self) -> Counter[str]:
         """Requests under way, by the address of their endpoint; those of models that were replaced included."""
         counts: Counter[str] = Counter()
-        models = [entry.model for entry in self._entries.values() if entry.model is not None]
+        models = [entry.model for entry in self._all() if entry.model is not None]
         for model in (*models, *self._retired):
-            counts.update(model.replicas.work())
+            counts.update(model.work())
         return counts
 
     def served_name(self, name: str) -> str:
@@ -124,23 +127,53 @@ class Registry:
             raise ModelNotFound(f"The model '{name}' does not exist.{hint}", param="model")
         return entry
 
-    def openai(self, name: str) -> EngineModel:
-        """Raises `ModelNotFound`, `ModelNotReady`."""
-        return self._usable(self.find(name))
+    def openai(self, name: str) -> OpenAIModel:
+        """Raises `ModelNotFound`, `ModelNotReady`, `UnsupportedOperation`."""
+        entry = self.find(name)
+        model = self._usable(entry)
+        if not isinstance(model, OpenAIModel):
+            raise UnsupportedOperation(f"The model '{name}' has no OpenAI operation.", param="model")
+        return model
 
-    def offering(self, name: str, capability: Capability) -> tuple[Entry, EngineModel]:
+    def tensor(self, name: str, version: int = 0) -> TensorModel:
+        """A version of a model, 0 for the latest; ready or not. Raises `InferenceError` in Triton's words."""
+        entry = self.version(name, version)
+        model = entry.model
+        if model is None:
+            raise InferenceError(f"Request for unknown model: '{name}' has no available versions", Code.NOT_FOUND)
+        if not isinstance(model, TensorModel):
+            raise InferenceError(f"Model '{name}' takes no tensors", Code.UNSUPPORTED)
+        return model
+
+    def version(self, name: str, version: int = 0) -> Entry:
+        """The entry of a version, 0 for the latest. Raises `InferenceError` in Triton's words."""
+        name = self._aliases.get(name, name)
+        entries = self._versions.get(name)
+        if entries is None:
+            raise InferenceError(f"Request for unknown model: '{name}' is not found", Code.NOT_FOUND)
+        entry = entries.get(version) if version else self._entries[name]
+        if entry is None:
+            raise InferenceError(f"Request for unknown model: '{name}' version {version} is not found", Code.NOT_FOUND)
+        return entry
+
+    def versions(self) -> Mapping[str, Mapping[int, Entry]]:
+        """Every version of every model, by name."""
+        return self._versions
+
+    def offering(self, name: str, capability: Capability) -> tuple[Entry, OpenAIModel]:
         """The entry and its model. Raises `ModelNotFound`, `UnsupportedOperation`, `ModelNotReady`."""
         entry = self.find(name)
         return entry, self.usable(entry, capability)
 
-    def usable(self, entry: Entry, capability: Capability) -> EngineModel:
+    def usable(self, entry: Entry, capability: Capability) -> OpenAIModel:
         """The model of an entry. Raises `UnsupportedOperation`, `ModelNotReady`."""
         model = self._usable(entry)
         name = entry.status.config.name
-        if capability not in model.capabilities:
+        if capability not in model.capabilities or not isinstance(model, OpenAIModel):
             offered = ", ".join(sorted(item.value for item in model.capabilities))
             raise UnsupportedOperation(
-                f"The model '{name}' does not support {capability.value}; it supports: {offered}.", param="model"
+                f"The model '{name}' does not support {capability.value}; it supports: {offered or 'none'}.",
+                param="model",
             )
         if not model.ready():
             status = entry.status
@@ -160,11 +193,14 @@ class Registry:
         return {name: entry.model.connections() for name, entry in self._entries.items() if entry.model is not None}
 
     def close(self) -> None:
-        for entry in self._entries.values():
+        for entry in self._all():
             if entry.model is not None:
                 entry.model.close()
 
-    def _usable(self, entry: Entry) -> EngineModel:
+    def _all(self) -> Iterator[Entry]:
+        return (entry for entries in self._versions.values() for entry in entries.values())
+
+    def _usable(self, entry: Entry) -> Model:
         if entry.model is None:
             name, reason = entry.status.config.name, entry.status.reason
             raise ModelNotReady(f"The model '{name}' could not be loaded: {reason}")
@@ -179,7 +215,7 @@ class Registry:
             endpoints = Endpoints(status.endpoints, self._loads)
         model = None
         names = Naming()
-        if config.backend and status.endpoints:
+        if config.backend and (status.endpoints or status.state is State.READY):
             try:
                 names = naming.read(config)
                 model = self._connect_kind(config.backend)(config, endpoints, self)
@@ -198,6 +234,12 @@ class Registry:
             return None
         live = sum(endpoint.state is not State.DRAINING for endpoint in entry.status.endpoints)
         return max(1, math.ceil(entry.share * max(1, live) / self._share))
+
+
+def _latest(entries: Mapping[int, Entry]) -> Entry:
+    """The last version that can be used, else the last one."""
+    usable = [version for version, entry in entries.items() if entry.model is not None]
+    return entries[max(usable or entries)]
 
 
 def _draining(endpoint: Endpoint) -> Endpoint:

@@ -16,7 +16,7 @@ import uvicorn
 import uvloop
 
 from backends.errors import Unavailable
-from backends.kinds import find_kind
+from ensembles.kinds import find_kind
 from gateway.access_log import AccessLog, NoLog
 from gateway.account import account
 from gateway.app import App

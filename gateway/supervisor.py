@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from backends.errors import ModelNotFound, ServingError
-from backends.kinds import find_kind
-from backends.model import Capability, Endpoints, OpenAIModel, State
+from backends.model import Capability, Endpoints, OpenAIModel, State, TensorModel
+from ensembles.kinds import find_kind
 from gateway.admin_keys import AdminKeys
 from gateway.announcement import announcement, base_url, failures
 from gateway.auth import Keys
@@ -226,6 +226,9 @@ class _Nobody:
     """The models that a model may call, where none is called."""
 
     def openai(self, name: str) -> OpenAIModel:
+        raise ModelNotFound(f"The model '{name}' does not exist.")
+
+    def tensor(self, name: str, version: int = 0) -> TensorModel:  # noqa: ARG002  # the protocol
         raise ModelNotFound(f"The model '{name}' does not exist.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Protocol
 
 from backends.config import ModelConfig
@@ -12,6 +13,7 @@ from backends.engine.hedge import Hedge
 from backends.engine.policies import policy
 from backends.engine.replica import Replica, Replicas
 from backends.engine.routing import read
+from backends.errors import ModelNotReady
 from backends.model import Capability, Endpoints, Headers, OpenAIRequest, OpenAIResponse
 
 
@@ -50,6 +52,7 @@ class EngineModel:
         self.capabilities = capabilities
         self.parallelism = parallelism
         self.routing = read(config)
+        self.session_header = self.routing.session_header.encode()
         self.adapter = adapter
         self.replicas = Replicas(config.name, endpoints, policy(self.routing), headers)
         self.budget = Budget(self.routing.retry_budget)
@@ -60,6 +63,9 @@ class EngineModel:
         """Whether a request can be sent now, or is worth its wait for one of several endpoints that have served."""
         replicas = self.replicas
         return bool(replicas.ready()) or replicas.is_coming()
+
+    def lacking(self) -> ModelNotReady | None:
+        return None if self.replicas.ready() else self.replicas.not_ready()
 
     async def respond(self, request: OpenAIRequest) -> OpenAIResponse:
         replicas = self.replicas
@@ -83,6 +89,10 @@ class EngineModel:
         answer = await replica.pool.send(request.method, target, request.headers, request.body)
         response = OpenAIResponse(answer.status, answer.headers, answer)
         return response if adapter is None else adapter.response(request, response)
+
+    def work(self) -> Mapping[str, int]:
+        """Requests under way, by the address of their endpoint."""
+        return self.replicas.work()
 
     def connections(self) -> tuple[int, int]:
         """Upstream connections now: (in use, idle)."""

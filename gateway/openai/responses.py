@@ -18,7 +18,7 @@ from backends.errors import (
     UpstreamError,
     UpstreamProtocolError,
 )
-from backends.model import Capability, OpenAIRequest, OpenAIResponse
+from backends.model import Capability, OpenAIModel, OpenAIRequest, OpenAIResponse
 from gateway import access
 from gateway.dialect import Dialect, named_event
 from gateway.errors import envelope, from_engine
@@ -76,7 +76,7 @@ async def stored_response(plane: Plane, request: Request) -> Response:
 async def _ask(entry: Entry, request: Request) -> OpenAIResponse | None:
     """One endpoint's answer, None where it knows nothing of the response."""
     model = entry.model
-    if model is None or Capability.RESPONSES not in model.capabilities:
+    if not isinstance(model, OpenAIModel) or Capability.RESPONSES not in model.capabilities:
         return None
     # As the client wrote it: what its escapes stand for must not become part of the request line.
     asked = OpenAIRequest(

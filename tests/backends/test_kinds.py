@@ -19,7 +19,6 @@ def test_every_kind_launches_and_connects_as_the_protocol_says(backend: str) -> 
         assert list(actual) == list(expected)[1:], name
 
 
-def test_an_unknown_backend_is_refused_with_those_there_are() -> None:
-    with pytest.raises(InvalidRequest, match="onnxruntime") as raised:
-        find_kind("onnxruntime")
-    assert all(name in raised.value.message for name in KINDS)
+def test_an_unknown_backend_is_refused_in_tritons_words() -> None:
+    with pytest.raises(InvalidRequest, match="unable to find backend library for backend 'abacus', try specifying"):
+        find_kind("abacus")

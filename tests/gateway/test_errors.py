@@ -30,6 +30,7 @@ EXPECTED: dict[type[ServingError], tuple[int, str]] = {
     errors.UpstreamError: (502, "server_error"),
     errors.UpstreamTimeout: (504, "timeout_error"),
     errors.UpstreamProtocolError: (502, "server_error"),
+    errors.InferenceError: (500, "server_error"),
 }
 
 
@@ -48,8 +49,8 @@ def test_every_kind_of_error_has_its_status_and_type(kind: type[ServingError]) -
 
 
 def test_no_line_of_the_table_is_hidden_by_one_above_it() -> None:
-    for number, (kind, _, _) in enumerate(TABLE):
-        assert not any(issubclass(kind, above) for above, _, _ in TABLE[:number])
+    for number, (kind, *_) in enumerate(TABLE):
+        assert not any(issubclass(kind, above) for above, *_ in TABLE[:number])
 
 
 def test_the_envelope_is_openais_and_anthropics_at_once() -> None:

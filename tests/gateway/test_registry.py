@@ -8,7 +8,7 @@ import pytest
 
 from backends.config import ModelConfig
 from backends.engine.replicas import EngineModel
-from backends.errors import InvalidRequest, ModelNotFound, ModelNotReady, UnsupportedOperation
+from backends.errors import InferenceError, InvalidRequest, ModelNotFound, ModelNotReady, UnsupportedOperation
 from backends.model import Capability, Endpoint, Endpoints, Load, Models, OpenAIRequest, State
 from gateway.registry import Connect, Registry
 from gateway.snapshot import ModelStatus, Snapshot
@@ -294,7 +294,7 @@ async def gone(registry: Registry, address: str) -> bool:
     return not registry.work()[address]
 
 
-def test_of_several_versions_the_last_one_is_served(registry: Registry, kinds: Kinds) -> None:
+def test_of_several_versions_the_last_one_is_meant_by_the_name(registry: Registry, kinds: Kinds) -> None:
     both = (
         ModelStatus(ModelConfig("a", "toy", version=version), State.READY, endpoints=status("a").endpoints)
         for version in (1, 2)
@@ -302,5 +302,9 @@ def test_of_several_versions_the_last_one_is_served(registry: Registry, kinds: K
     models = snapshot(*both)
     registry.apply(models)
     registry.apply(models)
-    (made,) = kinds.made
-    assert made.config.version == 2
+    assert [made.config.version for made in kinds.made] == [1, 2]
+    assert registry.openai("a") is kinds.made[1]
+    assert registry.version("a").status.config.version == 2
+    assert registry.version("a", 1).model is kinds.made[0]
+    with pytest.raises(InferenceError, match="'a' version 3 is not found"):
+        registry.version("a", 3)

@@ -1,0 +1,88 @@
+"""What a model has done: Triton's statistics extension, as counters that add up."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Duration(msgspec.Struct):
+    """So many events, which took so many nanoseconds together."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, ns: int, count: int = 1) -> None:
+        self.count += count
+        self.ns += ns
+
+
+class InferenceStatistics(msgspec.Struct):
+    """Triton's `inference_stats`. A request that was answered from the cache counts in `cache_hit` and in `success`."""
+
+    success: Duration = msgspec.field(default_factory=Duration)
+    fail: Duration = msgspec.field(default_factory=Duration)
+    queue: Duration = msgspec.field(default_factory=Duration)
+    compute_input: Duration = msgspec.field(default_factory=Duration)
+    compute_infer: Duration = msgspec.field(default_factory=Duration)
+    compute_output: Duration = msgspec.field(default_factory=Duration)
+    cache_hit: Duration = msgspec.field(default_factory=Duration)
+    cache_miss: Duration = msgspec.field(default_factory=Duration)
+
+
+class BatchStatistics(msgspec.Struct):
+    """Executions of one batch size."""
+
+    compute_input: Duration = msgspec.field(default_factory=Duration)
+    compute_infer: Duration = msgspec.field(default_factory=Duration)
+    compute_output: Duration = msgspec.field(default_factory=Duration)
+
+
+class ResponseStatistics(msgspec.Struct):
+    """Responses of one index within a decoupled model's stream."""
+
+    compute_infer: Duration = msgspec.field(default_factory=Duration)
+    compute_output: Duration = msgspec.field(default_factory=Duration)
+    success: Duration = msgspec.field(default_factory=Duration)
+    fail: Duration = msgspec.field(default_factory=Duration)
+    empty_response: Duration = msgspec.field(default_factory=Duration)
+    cancel: Duration = msgspec.field(default_factory=Duration)
+
+
+class ModelStatistics(msgspec.Struct):
+    """One version of one model. `inference_count` counts rows of batches, `execution_count` batches.
+
+    `batch_stats` by batch size, `response_stats` by response index, `failures` by Triton's reason (`REJECTED`,
+    `CANCELED`, `BACKEND`, `OTHER`); `first_response_ms` are the histogram's counts by upper bound, its sum under "sum".
+    """
+
+    last_inference_ms: int = 0
+    inference_count: int = 0
+    execution_count: int = 0
+    inference_stats: InferenceStatistics = msgspec.field(default_factory=InferenceStatistics)
+    batch_stats: dict[int, BatchStatistics] = {}
+    response_stats: dict[int, ResponseStatistics] = {}
+    failures: dict[str, int] = {}
+    pending: int = 0
+    first_response_ms: dict[str, float] = {}
+
+    def merge(self, other: ModelStatistics) -> None:
+        """Add what another process counted."""
+        self.last_inference_ms = max(self.last_inference_ms, other.last_inference_ms)
+        self.inference_count += other.inference_count
+        self.execution_count += other.execution_count
+        self.pending += other.pending
+        _merge_durations(self.inference_stats, other.inference_stats)
+        for size, batches in other.batch_stats.items():
+            _merge_durations(self.batch_stats.setdefault(size, BatchStatistics()), batches)
+        for index, responses in other.response_stats.items():
+            _merge_durations(self.response_stats.setdefault(index, ResponseStatistics()), responses)
+        for reason, count in other.failures.items():
+            self.failures[reason] = self.failures.get(reason, 0) + count
+        for bound, value in other.first_response_ms.items():
+            self.first_response_ms[bound] = self.first_response_ms.get(bound, 0) + value
+
+
+def _merge_durations(into: msgspec.Struct, other: msgspec.Struct) -> None:
+    for field in into.__struct_fields__:
+        duration: Duration = getattr(other, field)
+        getattr(into, field).add(duration.ns, duration.count)
