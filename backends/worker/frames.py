@@ -2,7 +2,7 @@
 
 A frame is two little-endian lengths (uint32 of the message, uint64 of the payload), the message in msgpack, and the
 payload: the tensors' bytes, back to back. Sending hands buffers on as they are; receiving fills one new buffer a
-payload, of which tensors are views: neither copies.
+payload, of which tensors are views: neither copies. That buffer is the receiver's own: a model may write into it.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class FrameDecoder:
             if self._payload_end < self._payload.nbytes:
                 return frames
             assert self._message is not None
-            frames.append((self._message, self._payload.toreadonly()))
+            frames.append((self._message, self._payload))
             self._message = self._payload = None
             return frames
         self._end += size_bytes
@@ -123,7 +123,7 @@ class FrameDecoder:
             raise FrameError(f"no message: {error}") from error
         if present >= payload_bytes:
             self._start = payload + payload_bytes
-            frames.append((message, memoryview(bytes(self._view[payload : self._start]))))
+            frames.append((message, memoryview(bytearray(self._view[payload : self._start]))))
             return True
         whole = memoryview(bytearray(payload_bytes))
         whole[:present] = self._view[payload:end]
@@ -161,19 +161,43 @@ class BlockingLink:
     def receive(self) -> tuple[Message, memoryview]:
         """The next message and its payload. Raises `EOFError` when the other end is gone, `FrameError`."""
         while not self._waiting:
-            size_bytes = self._socket.recv_into(self._decoder.buffer())
-            if not size_bytes:
-                raise EOFError
-            self._waiting = self._decoder.received(size_bytes)
-            self._waiting.reverse()
+            self._take(self._socket.recv_into(self._decoder.buffer()))
+        return self._waiting.pop()
+
+    def poll(self) -> tuple[Message, memoryview] | None:
+        """As `receive`, of what has come by now; None where no whole frame has."""
+        while not self._waiting:
+            try:
+                self._take(self._socket.recv_into(self._decoder.buffer(), 0, socket.MSG_DONTWAIT))
+            except BlockingIOError:
+                return None
         return self._waiting.pop()
 
     def send(self, message: Message, tensors: Sequence[Tensor] = ()) -> None:
         """Send all of it. Callers take turns: two threads must not send at once. Raises `OSError`."""
-        buffers = [memoryview(buffer) for buffer in pack(message, tensors)]
-        while buffers:
-            sent = self._socket.sendmsg(buffers[:_MOST_BUFFERS])
-            while buffers and sent >= buffers[0].nbytes:
-                sent -= buffers.pop(0).nbytes
+        self.write(pack(message, tensors))
+
+    def write(self, buffers: Sequence[Buffer]) -> None:
+        """Send frames that `pack` made, in one system call where the socket takes them. As `send` otherwise."""
+        if len(buffers) == 1:
+            sent = self._socket.send(buffers[0])
+            if sent == len(buffers[0]):
+                return
+            rest = [memoryview(buffers[0])[sent:]]
+        else:
+            rest = [memoryview(buffer) for buffer in buffers]
+        while rest:
+            sent = self._socket.sendmsg(rest[:_MOST_BUFFERS])
+            whole = 0
+            while whole < len(rest) and sent >= rest[whole].nbytes:
+                sent -= rest[whole].nbytes
+                whole += 1
+            del rest[:whole]
             if sent:
-                buffers[0] = buffers[0][sent:]
+                rest[0] = rest[0][sent:]
+
+    def _take(self, size_bytes: int) -> None:
+        if not size_bytes:
+            raise EOFError
+        self._waiting = self._decoder.received(size_bytes)
+        self._waiting.reverse()

@@ -66,6 +66,22 @@ class Respond(msgspec.Struct, array_like=True, tag="respond"):
     message: str = ""
 
 
+class Control(msgspec.Struct, array_like=True, tag="control"):
+    """Instance → host → server process: model control from within a model; answered by one empty `Respond`.
+
+    `config` is Triton's JSON to load with, `files` name what follows as the model's files (`file:1/model.py`), both as
+    in the model repository extension. `is_ready` is answered with the parameter `ready`.
+    """
+
+    id: int
+    what: Literal["load", "unload", "is_ready"]
+    model: str
+    version: int = 0
+    config: str = ""
+    files: list[TensorHead] = []
+    unload_dependents: bool = False
+
+
 class Status(msgspec.Struct, array_like=True, tag="status"):
     """Host → server process, at once and at every change: whether an instance can work, and how many do."""
 
@@ -152,5 +168,18 @@ class Metrics(msgspec.Struct, array_like=True, tag="metrics"):
 
 
 Message = (
-    Infer | Cancel | Respond | Status | Ask | Told | Load | Completed | Loaded | Failed | Execute | Executed | Metrics
+    Infer
+    | Cancel
+    | Respond
+    | Control
+    | Status
+    | Ask
+    | Told
+    | Load
+    | Completed
+    | Loaded
+    | Failed
+    | Execute
+    | Executed
+    | Metrics
 )

@@ -1,0 +1,190 @@
+"""An instance's link to its host, shared by the threads of a model: whoever waits for something reads for all.
+
+No thread exists for reading, so a batch costs no change of threads. A thread that waits (the loop for its next batch,
+a call for its answer) reads unless another one does, hands to the others what is theirs, and passes the reading on when
+it leaves. Who cannot wait (`Request.is_cancelled`) takes in what has come by then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Sequence
+from itertools import count
+from queue import SimpleQueue
+from typing import Any, Protocol, TypeVar
+
+from backends.errors import Code
+from backends.tensors import Buffer, Tensor
+from backends.worker.frames import BlockingLink, pack, tensors
+from backends.worker.messages import Cancel, Control, Execute, Infer, Load, Message, Respond
+
+
+class Request:
+    """A member of a batch: `head` as the host sent it, `inputs` as views of what was received."""
+
+    __slots__ = ("_exchange", "cancelled", "head", "inputs")
+
+    def __init__(self, exchange: Exchange, head: Infer, inputs: list[Tensor]) -> None:
+        self._exchange = exchange
+        self.head = head
+        self.inputs = inputs
+        self.cancelled = False
+
+    def is_cancelled(self) -> bool:
+        """Whether whoever asked has left, as of now."""
+        if not self.cancelled:
+            self._exchange.poll()
+        return self.cancelled
+
+
+Thing = TypeVar("Thing")
+Answer = tuple[Respond, Sequence[Tensor]]
+Work = Load | list[Request]
+
+
+class Box(Protocol):
+    """Where the answers to a question are put, by any thread: a queue, or something that tells an event loop."""
+
+    def put(self, answer: Answer | None, /) -> None: ...
+
+
+class Exchange:
+    """What a model's threads send and await. Every method may be called by any thread, `work` by one alone."""
+
+    def __init__(self, link: BlockingLink) -> None:
+        self._link = link
+        self._sending = threading.Lock()
+        self._reading = threading.Lock()
+        self._waiting: dict[int, SimpleQueue[Any]] = {}
+        self._work: SimpleQueue[Any] = SimpleQueue()
+        self._ids = count(1)
+        self._asked: dict[int, Box] = {}
+        self._running: dict[int, Request] = {}
+        self._attendant: threading.Thread | None = None
+
+    def work(self) -> Work:
+        """Wait for what is to be done next. Raises `EOFError` when the host is gone."""
+        work: Work = self._wait(self._work)
+        return work
+
+    def send(self, message: Message, tensors: Sequence[Tensor] = ()) -> None:
+        """Send at once. Raises `OSError` when the host is gone."""
+        if type(message) is Respond and message.final:
+            self._running.pop(message.id, None)
+        buffers = pack(message, tensors)
+        with self._sending:
+            self._link.write(buffers)
+
+    def finish(self, answers: Sequence[Answer], last: Message) -> None:
+        """Send answers and a last message in one go. Raises `OSError` when the host is gone."""
+        buffers: list[Buffer] = []
+        for respond, outputs in answers:
+            if respond.final:
+                self._running.pop(respond.id, None)
+            buffers += pack(respond, outputs)
+        buffers += pack(last)
+        with self._sending:
+            self._link.write(buffers)
+
+    def ask(self, question: Infer | Control, inputs: Sequence[Tensor], box: Box) -> int:
+        """Send a question under an id of its own, which is returned; its answers are put into the box.
+
+        Somebody has to read for them to come: `answer` does, and an attendant from `attend` on.
+        """
+        question.id = next(self._ids)
+        self._asked[question.id] = box
+        self.send(question, inputs)
+        return question.id
+
+    def answer(self, box: SimpleQueue[Answer | None]) -> Answer:
+        """Wait for the next answer in a box that only the caller takes from. Raises `EOFError`."""
+        return self._wait(box)
+
+    def attend(self) -> None:
+        """From now on a thread reads: for boxes that nobody waits at, those of event loops."""
+        if self._attendant is None:
+            self._attendant = threading.Thread(target=self._read, name="attendant", daemon=True)
+            self._attendant.start()
+
+    def leave(self, id: int) -> None:
+        """Want no more answers to a question."""
+        if id in self._asked:
+            self.send(Cancel(id))
+
+    def poll(self) -> None:
+        """Take in what has come. Costs a system call, unless somebody is reading anyway."""
+        if self._reading.acquire(blocking=False):
+            try:
+                while (frame := self._link.poll()) is not None:
+                    self._deliver(*frame)
+            except EOFError:
+                self._end()
+            finally:
+                self._reading.release()
+                self._pass_on()
+
+    def _wait(self, box: SimpleQueue[Thing | None]) -> Thing:
+        """Take from a box; read meanwhile, or until told to by None where another thread reads."""
+        self._waiting[id(box)] = box
+        try:
+            while True:
+                if not box.empty() or not self._reading.acquire(blocking=False):
+                    found = box.get()
+                else:
+                    try:
+                        while box.empty():
+                            self._deliver(*self._link.receive())
+                    except EOFError:
+                        self._end()
+                        if box.empty():
+                            raise
+                    finally:
+                        self._reading.release()
+                    found = box.get()
+                if found is not None:
+                    return found
+        finally:
+            del self._waiting[id(box)]
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Wake one who waits, to read; nobody may be reading. Waking one too many does no harm."""
+        if self._waiting and not self._reading.locked():
+            for box in tuple(self._waiting.values()):
+                box.put(None)
+                break
+
+    def _deliver(self, message: Message, payload: memoryview) -> None:
+        if type(message) is Execute:
+            self._work.put(self._batch(message, payload))
+        elif type(message) is Respond:
+            box = self._asked.pop(message.id, None) if message.final else self._asked.get(message.id)
+            if box is not None:
+                box.put((message, tensors(message.outputs, payload)))
+        elif type(message) is Cancel:
+            request = self._running.get(message.id)
+            if request is not None:
+                request.cancelled = True
+        elif type(message) is Load:
+            self._work.put(message)
+
+    def _batch(self, message: Execute, payload: memoryview) -> list[Request]:
+        batch = []
+        offset = 0
+        for head in message.requests:
+            inputs = tensors(head.inputs, payload, offset)
+            offset += sum(tensor.size_bytes for tensor in head.inputs)
+            request = self._running[head.id] = Request(self, head, inputs)
+            batch.append(request)
+        return batch
+
+    def _end(self) -> None:
+        """The host is gone: answer every question with that, so that nobody waits for ever."""
+        while self._asked:
+            key, box = self._asked.popitem()
+            box.put((Respond(key, error=Code.UNAVAILABLE, message="the model's host is gone"), []))
+
+    def _read(self) -> None:
+        with contextlib.suppress(EOFError):
+            self._wait(SimpleQueue())

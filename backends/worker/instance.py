@@ -1,0 +1,127 @@
+"""One instance of a tensor model: a process of its own that loads it and executes batches, one after another.
+
+`python -m backends.worker.instance --fd N`, N being its end of the link to its host. User code and heavy libraries
+live here and nowhere else. Each kind of model has a loader: a module with the two functions of `Loader`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import msgspec
+
+from backends.config import ModelConfig, read
+from backends.worker.exchange import Answer, Exchange, Request
+from backends.worker.frames import BlockingLink
+from backends.worker.messages import Completed, Executed, Failed, Load, Loaded
+
+LOADERS = {
+    "python": "backends.worker.python_model",
+    "onnxruntime": "backends.worker.onnx_model",
+    "pytorch": "backends.worker.torch_model",
+    "tensorflow": "backends.worker.tensorflow_model",
+    "tensorrt": "backends.worker.tensorrt_model",
+}
+"""The loader's module by the `backend` of a configuration, imported when it is chosen."""
+
+
+class LoadError(Exception):
+    """The model cannot be loaded; the message is worded for whoever wrote it, as Triton words it."""
+
+
+class Executable(Protocol):
+    """A loaded model."""
+
+    def execute(self, requests: Sequence[Request]) -> Sequence[Answer]:
+        """Run one batch. What is returned is sent together with the end of the batch, in one system call.
+
+        Each request is answered by at least one `Respond` with its `head.id`, up to a final one: returned, or sent
+        (`Exchange.send`) by any thread at any time, also after this has returned. It raises nothing: errors are
+        `Respond`s. What it writes into its inputs nobody else sees.
+        """
+        ...
+
+    def finalize(self) -> None:
+        """The end of the process is near; nothing is executed after this."""
+        ...
+
+
+class Loader(Protocol):
+    """A module that loads one kind of models. Both raise `LoadError`; what else they raise counts as that too."""
+
+    def complete(self, config: ModelConfig) -> str:
+        """Triton's JSON of the configuration (`config.document`), completed from the model itself."""
+        ...
+
+    def load(self, config: ModelConfig, assignment: Load, exchange: Exchange) -> Executable:
+        """Load the model onto the device of its assignment (`instance`, `kind`, `device`)."""
+        ...
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until the host closes the link. The exit status is 1 where the model could not be loaded."""
+    parser = argparse.ArgumentParser(prog="python -m backends.worker.instance")
+    parser.add_argument("--fd", type=int, required=True)
+    # The terminal's Ctrl-C is for the supervisor, which ends everybody in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with socket.socket(fileno=parser.parse_args(argv).fd) as sock:
+        return run(Exchange(BlockingLink(sock)))
+
+
+def run(exchange: Exchange) -> int:
+    """Load what the host says, execute what it sends, until it closes the link. Returns the exit status."""
+    try:
+        assignment = exchange.work()
+        assert isinstance(assignment, Load)
+        try:
+            executable = _load(assignment, exchange)
+        except Exception as error:  # noqa: BLE001 - a model's own code may raise anything
+            exchange.send(Failed(str(error) or type(error).__name__))
+            return 1
+        exchange.send(Loaded())
+    except (EOFError, OSError):
+        return 0
+    try:
+        _execute(executable, exchange)
+    except (EOFError, OSError):
+        pass
+    finally:
+        executable.finalize()
+    return 0
+
+
+def _load(assignment: Load, exchange: Exchange) -> Executable:
+    config = msgspec.json.decode(assignment.config, type=ModelConfig)
+    module = LOADERS.get(config.backend)
+    if module is None:
+        raise LoadError(
+            f"unable to find backend library for backend '{config.backend}',"
+            " try specifying runtime on the model configuration."
+        )
+    loader = cast("Loader", importlib.import_module(module))
+    if assignment.completes:
+        document = loader.complete(config)
+        config = read(document, version=config.version, path=config.path, arguments=config.arguments)
+        exchange.send(Completed(document))
+    return loader.load(config, assignment, exchange)
+
+
+def _execute(executable: Executable, exchange: Exchange) -> None:
+    clock = time.perf_counter_ns
+    while True:
+        batch = exchange.work()
+        assert isinstance(batch, list)
+        began = clock()
+        answers = executable.execute(batch)
+        ended = clock()
+        exchange.finish(answers, Executed(0, ended - began, 0))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
