@@ -62,6 +62,15 @@ def pack(message: Message, tensors: Sequence[Tensor] = ()) -> list[Buffer]:
     return [head + body, *(tensor.data for tensor in tensors if tensor.size_bytes)]
 
 
+def repack(message: Message, payload: memoryview) -> list[Buffer]:
+    """As `pack`, for a message that goes on with the payload that it came with."""
+    body = _encoder.encode(message)
+    head = _LENGTHS.pack(len(body), payload.nbytes)
+    if payload.nbytes <= _GATHERED_BYTES:
+        return [b"".join((head, body, payload))]
+    return [head + body, payload]
+
+
 class FrameDecoder:
     """Frames out of a stream of bytes. Ask `buffer` where to receive, tell `received` how much came.
 

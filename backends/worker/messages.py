@@ -52,6 +52,16 @@ class Cancel(msgspec.Struct, array_like=True, tag="cancel"):
     id: int
 
 
+class Pace(msgspec.Struct, array_like=True, tag="pace"):
+    """Whoever asked `id` reads its answers slower than they come: send none while `paused`, until told otherwise.
+
+    A few that were on their way still may come. What cannot wait (its answers are all there) may ignore it.
+    """
+
+    id: int
+    paused: bool
+
+
 class Respond(msgspec.Struct, array_like=True, tag="respond"):
     """An answer to `Infer`. `error` is empty or one of `backends.errors.Code`, `message` its text.
 
@@ -142,11 +152,16 @@ class Execute(msgspec.Struct, array_like=True, tag="execute"):
 
 
 class Executed(msgspec.Struct, array_like=True, tag="executed"):
-    """Instance → host: it can take the next batch. Nanoseconds that it spent; answers may still come (decoupled)."""
+    """Instance → host: it can take the next batch. Nanoseconds that it spent; answers may still come (decoupled).
+
+    `failed`: the model's `execute` raised, or gave no usable answers, so that every member of the batch failed; a member
+    that the model itself answered with an error did not.
+    """
 
     compute_input_ns: int = 0
     compute_infer_ns: int = 0
     compute_output_ns: int = 0
+    failed: bool = False
 
 
 class Metric(msgspec.Struct, array_like=True, frozen=True):
@@ -170,6 +185,7 @@ class Metrics(msgspec.Struct, array_like=True, tag="metrics"):
 Message = (
     Infer
     | Cancel
+    | Pace
     | Respond
     | Control
     | Status
