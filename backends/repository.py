@@ -5,41 +5,78 @@ Reasons are worded as Triton words them, so that what people know and search for
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backends.config import InstanceGroup, ModelConfig
-from backends.errors import InvalidRequest
+import msgspec
 
-_BACKEND_OF_PLATFORM = {
-    "ensemble": "ensemble",
-    "onnxruntime_onnx": "onnxruntime",
-    "pytorch_libtorch": "pytorch",
-    "tensorflow_graphdef": "tensorflow",
-    "tensorflow_savedmodel": "tensorflow",
-    "tensorrt_plan": "tensorrt",
-}
+from backends.completion import DEFAULT_FILENAMES, Fields, complete
+from backends.config import InstanceGroup, ModelConfig, read
+from backends.errors import InvalidRequest
+from backends.pbtxt import PbtxtError, read_json, read_text
+from backends.validation import refusal
+
 _DEFAULT_ARGUMENTS = "model.json"
+_DUPLICATE = "model appears in two or more repositories"
 
 
 @dataclass(frozen=True, slots=True)
 class BrokenModel:
-    """A folder of the repository that cannot be served; `reason` is written for its owner."""
+    """A folder of the repository that cannot be served; `reason` is written for its owner.
+
+    `is_known`: its configuration is good, and only a version to serve is missing.
+    """
 
     name: str
     reason: str
+    is_known: bool = False
 
 
-def load(paths: Sequence[Path], config_name: str | None = None) -> list[ModelConfig | BrokenModel]:
+def load(
+    paths: Sequence[Path], config_name: str | None = None, *, completes: bool = True
+) -> list[ModelConfig | BrokenModel]:
     """Read every model of the repositories: one `ModelConfig` a version that its policy chooses, ordered by name.
 
     With `config_name`, a model that has `configs/<config_name>.pbtxt` is read from it instead of `config.pbtxt`.
-    A model that cannot be read is one `BrokenModel` and spoils no other. Raises `InvalidRequest` when a
-    repository is not a directory.
+    Without `completes`, a model needs a configuration that is whole. A model that cannot be read is one `BrokenModel`
+    and spoils no other. Raises `InvalidRequest` when a repository is not a directory.
     """
+    models: list[ModelConfig | BrokenModel] = []
+    for name in folders(paths):
+        models.extend(load_one(paths, name, config_name, completes=completes))
+    return models
+
+
+def load_one(
+    paths: Sequence[Path],
+    name: str,
+    config_name: str | None = None,
+    *,
+    completes: bool = True,
+    override: str | None = None,
+    files: Path | None = None,
+) -> list[ModelConfig | BrokenModel]:
+    """As `load`, for one model; nothing where it is not there.
+
+    `override` is a configuration in JSON that stands for the one in the repository, `files` a folder that stands for
+    the model's own.
+    """
+    places = [files] if files is not None else folders(paths).get(name, [])
+    if len(places) > 1:
+        return [BrokenModel(name, f"{_DUPLICATE}: {', '.join(map(str, places))}")]
+    try:
+        return [model for place in places for model in _read(place, name, config_name, completes, override)]
+    except _UnreadableError as error:
+        return [BrokenModel(name, str(error))]
+
+
+def folders(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    """The folders of each model, ordered by name. Raises `InvalidRequest` when a repository is not a directory."""
     found: dict[str, list[Path]] = {}
     for path in paths:
         if not path.is_dir():
@@ -47,92 +84,125 @@ def load(paths: Sequence[Path], config_name: str | None = None) -> list[ModelCon
         for folder in path.iterdir():
             if folder.is_dir() and not folder.name.startswith("."):
                 found.setdefault(folder.name, []).append(folder.resolve())
-    models: list[ModelConfig | BrokenModel] = []
-    for name, folders in sorted(found.items()):
-        if len(folders) > 1:
-            places = ", ".join(str(folder) for folder in folders)
-            models.append(BrokenModel(name, f"model appears in two or more repositories: {places}"))
-            continue
-        try:
-            models.extend(_read(folders[0], name, config_name))
-        except _UnreadableError as error:
-            models.append(BrokenModel(name, str(error)))
-    return models
+    return dict(sorted(found.items()))
+
+
+def completed(config: ModelConfig, document: str) -> ModelConfig:
+    """The configuration as an instance has completed it from the model: `document` is Triton's JSON of that.
+
+    Raises `InvalidRequest` where the document is none.
+    """
+    try:
+        fields = read_json(document)
+        complete(fields, config.name, Path(config.path), _gpus())
+        return _config(fields, config.version, config.path, config.arguments)
+    except (PbtxtError, msgspec.ValidationError) as error:
+        raise InvalidRequest(f"The completed configuration of model {config.name!r} is wrong: {error}") from error
 
 
 class _UnreadableError(Exception):
     """Why a model folder cannot be read; becomes a `BrokenModel`."""
 
 
-def _read(folder: Path, name: str, config_name: str | None) -> list[ModelConfig]:
-    parsed, file = _parse(folder, config_name)
-    if parsed.name and parsed.name != name:
+def _read(
+    folder: Path, name: str, config_name: str | None, completes: bool, override: str | None
+) -> list[ModelConfig | BrokenModel]:
+    present = sorted(_versions(folder))
+    first = folder / str(min(present, key=str)) if present else None
+    fields, file = _parse(folder, config_name, completes, override)
+    if fields["name"] and fields["name"] != name:
         raise _UnreadableError(
-            f"unexpected directory name '{name}' for model '{parsed.name}', "
+            f"unexpected directory name '{name}' for model '{fields['name']}', "
             f"directory name must equal model name: {file}"
         )
-    backend = parsed.backend or _BACKEND_OF_PLATFORM.get(parsed.platform, "")
-    if not backend:
-        raise _UnreadableError(
-            f"no backend or known platform in the configuration of model '{name}': set 'backend' in {file}"
-        )
-    groups = tuple(
-        InstanceGroup(count=group.count or 1, kind=type(group).Kind.Name(group.kind), gpus=tuple(group.gpus))
-        for group in parsed.instance_group
-    )
+    given = copy.deepcopy(fields["instance_group"])
+    complete(fields, name, first if completes else None, _gpus())
+    if not fields["backend"] and fields["platform"] != "ensemble":
+        raise _UnreadableError(_nameless(fields, name, file))
+    try:
+        config = _config(fields, 0, str(folder), {})
+    except msgspec.ValidationError as error:
+        raise _UnreadableError(f"failed to read {file}: {error}") from error
+    fault = refusal(config)
+    if fault:
+        raise _UnreadableError(fault)
+    chosen = _chosen(fields["version_policy"], present, is_ensemble=config.backend == "ensemble")
+    if not chosen:
+        there = f"it has {', '.join(map(str, present))}" if present else f"make a directory such as {folder / '1'}"
+        return [
+            BrokenModel(
+                name,
+                f"at least one version must be available under the version policy of model '{name}': {there}",
+                is_known=True,
+            )
+        ]
+    if config.backend not in DEFAULT_FILENAMES:
+        config = msgspec.structs.replace(config, instance_group=_engine_groups(given))
     return [
-        ModelConfig(
-            name=name,
-            backend=backend,
-            platform=parsed.platform,
-            max_batch_size=parsed.max_batch_size,
-            default_model_filename=parsed.default_model_filename,
-            instance_group=groups,
-            parameters={key: value.string_value for key, value in parsed.parameters.items()},
+        msgspec.structs.replace(
+            config,
             version=version,
             path=str(folder / str(version)),
-            arguments=_arguments(folder / str(version), parsed.default_model_filename),
+            arguments=_arguments(folder / str(version), fields["default_model_filename"]),
         )
-        for version in _chosen_versions(parsed, name, folder)
+        for version in chosen
     ]
 
 
-def _parse(folder: Path, config_name: str | None) -> tuple[Any, Path]:
-    """The protobuf message and the file it came from."""
-    # Imported here because only the supervisor reads repositories: with grpc behind it, it costs 0.4 s and 30 MB.
-    from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2
-
+def _parse(folder: Path, config_name: str | None, completes: bool, override: str | None) -> tuple[Fields, Path]:
+    """The fields, and the file that they came from."""
     file = folder / "config.pbtxt"
     if config_name and (folder / "configs" / f"{config_name}.pbtxt").is_file():
         file = folder / "configs" / f"{config_name}.pbtxt"
     try:
-        return text_format.Parse(file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig()), file
+        if override is not None:
+            return read_json(override), file
+        return read_text(file.read_text(encoding="utf-8")), file
     except FileNotFoundError as error:
+        if completes and _says_what_it_is(folder):
+            return read_text(""), file
         raise _UnreadableError(f"model configuration is not provided: {file} does not exist") from error
     except (OSError, UnicodeDecodeError) as error:
         raise _UnreadableError(f"failed to read {file}: {error}") from error
-    except text_format.ParseError as error:
+    except PbtxtError as error:
         raise _UnreadableError(f"failed to read text proto from {file}: {error}") from error
 
 
-def _chosen_versions(parsed: Any, name: str, folder: Path) -> list[int]:
-    """The version directories that the policy chooses: the latest one unless it says otherwise."""
-    present = sorted(_versions(folder))
-    policy = parsed.version_policy
-    match policy.WhichOneof("policy_choice"):
-        case "all":
-            chosen = present
-        case "specific":
-            chosen = [version for version in present if version in policy.specific.versions]
-        case _:
-            chosen = present[-(policy.latest.num_versions or 1) :]
-    if not chosen:
-        there = f"it has {', '.join(map(str, present))}" if present else f"make a directory such as {folder / '1'}"
-        raise _UnreadableError(
-            f"at least one version must be available under the version policy of model '{name}': {there}"
-        )
-    return chosen
+def _says_what_it_is(folder: Path) -> bool:
+    """Whether the name of a file tells the backend of a model that has no configuration."""
+    names = {*DEFAULT_FILENAMES.values(), "model.graphdef"}
+    return any((folder / str(version) / name).exists() for version in _versions(folder) for name in names)
+
+
+def _nameless(fields: Fields, name: str, file: Path) -> str:
+    if fields["platform"]:
+        return f"unexpected platform type '{fields['platform']}' for {name}"
+    return f"no backend or known platform in the configuration of model '{name}': set 'backend' in {file}"
+
+
+def _config(fields: Fields, version: int, path: str, arguments: dict[str, Any]) -> ModelConfig:
+    document = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
+    config = read(document, version=version, path=path, arguments=arguments)
+    return msgspec.structs.replace(config, backend="ensemble") if fields["platform"] == "ensemble" else config
+
+
+def _engine_groups(given: list[Fields]) -> tuple[InstanceGroup, ...]:
+    """As they were given: an engine without a group is one process that sees all GPUs."""
+    return tuple(
+        InstanceGroup(count=max(1, group["count"]), kind=group["kind"], gpus=tuple(group["gpus"])) for group in given
+    )
+
+
+def _chosen(policy: Mapping[str, Any], present: list[int], *, is_ensemble: bool) -> list[int]:
+    """The version directories that the policy chooses. An ensemble needs none: there is nothing to keep in it."""
+    if is_ensemble and not present:
+        present = [1]
+    if "all" in policy:
+        return present
+    if "specific" in policy:
+        wanted = policy["specific"].get("versions", [])
+        return [version for version in present if version in wanted]
+    return present[-policy["latest"]["num_versions"] :]
 
 
 def _versions(folder: Path) -> Iterator[int]:
@@ -158,3 +228,12 @@ def _arguments(directory: Path, default_model_filename: str) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         raise _UnreadableError(f"failed to parse {file}: a JSON object is wanted at line 1 column 1")
     return arguments
+
+
+def _gpus() -> tuple[int, ...]:
+    """The GPUs that a model without a choice of its own runs on, numbered as CUDA numbers them here."""
+    count = sum(1 for device in Path("/dev").glob("nvidia*") if device.name.removeprefix("nvidia").isdigit())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        count = min(count, len([name for name in visible.split(",") if name.strip()]))
+    return tuple(range(count))

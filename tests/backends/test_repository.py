@@ -99,7 +99,7 @@ def test_a_platform_stands_for_its_backend(tmp_path: Path) -> None:
         ('backend: "echo"\nmax_batch_size: banana', ["config.pbtxt: 2:17", "banana"]),
         ('name: "other" backend: "echo"', ["'m'", "'other'", "directory name must equal model name"]),
         ('name: "m"', ["no backend", "'m'", "config.pbtxt"]),
-        ('platform: "unheard_of"', ["no backend or known platform"]),
+        ('platform: "unheard_of"', ["unexpected platform type 'unheard_of' for m"]),
         ('backend: "echo" version_policy { specific { versions: [2] } }', ["at least one version", "it has 1"]),
         ('backend: "echo" default_model_filename: "gone.json"', ["1/gone.json", "No such file"]),
     ],
