@@ -13,9 +13,15 @@ from backends.model import Endpoints, Model, Models
 
 KINDS = {
     "echo": "backends.echo",
+    "kserve": "backends.kserve",
     "llamacpp": "backends.llamacpp",
+    "onnxruntime": "backends.onnxruntime",
     "openai": "backends.openai",
+    "python": "backends.python",
+    "pytorch": "backends.pytorch",
     "sglang": "backends.sglang",
+    "tensorflow": "backends.tensorflow",
+    "tensorrt": "backends.tensorrt",
     "tensorrtllm": "backends.tensorrtllm",
     "transformers": "backends.transformers",
     "vllm": "backends.vllm",

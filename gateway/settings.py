@@ -50,20 +50,45 @@ class Settings(BaseModel):
     model_repository: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_separated)] = _setting(
         "Models", (Path("model_repository"),), "Folder with one folder a model; several may be given.", min_length=1
     )
-    model_control_mode: Literal["none", "explicit"] = _setting(
+    model_control_mode: Literal["none", "poll", "explicit"] = _setting(
         "Models",
         "none",
-        "Load all models at the start (none), or those named by --load-model (explicit).",
+        "Load all models at the start (none), and follow the repository (poll); or those named by --load-model, "
+        "and what clients load (explicit).",
     )
     load_model: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_separated)] = _setting(
         "Models", (), "Model to load at the start in explicit mode, * for all; several may be given."
     )
     model_config_name: str = _setting("Models", "", "Take configs/NAME.pbtxt of each model that has it.")
+    repository_poll_secs: float = _setting("Models", 15.0, "Pause between two looks at it in poll mode.", gt=0)
+    disable_auto_complete_config: bool = _setting("Models", False, "Load no model whose configuration is not whole.")
+    exit_on_error: bool = _setting("Models", False, "Leave when a model does not load at the start.")
+    model_load_thread_count: int = _setting("Models", 8, "Models that load at the same time.", ge=1, le=1024)
+    cache_config: str = _setting(
+        "Models",
+        "",
+        "Response cache of each model that asks for one: local,size=BYTES.",
+        pattern=r"^(|local,size=[1-9][0-9]*)$",
+    )
+    rate_limit: Literal["off", "execution_count"] = _setting(
+        "Models", "off", "Whether the resources of rate_limiter in configurations are heeded."
+    )
+    rate_limit_resource: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_separated)] = _setting(
+        "Models", (), "What there is of such a resource: NAME:COUNT or NAME:COUNT:DEVICE; several may be given."
+    )
     engines_dir: Path = _setting("Models", Path(".engines"), "Folder with the engines' environments, one a kind.")
 
+    id: str = _setting("Listening", "tritium", "Name that the server gives itself in KServe's metadata.", min_length=1)
     host: str = _setting("Listening", "127.0.0.1", "Address to listen on.", min_length=1)
-    http_port: int = _setting("Listening", 8000, "Port of the OpenAI API.", ge=0, le=65535)
+    http_port: int = _setting("Listening", 8000, "Port of the OpenAI API and of KServe's.", ge=0, le=65535)
+    grpc_port: int = _setting("Listening", 8001, "Port of KServe's gRPC service.", ge=0, le=65535)
+    allow_grpc: bool = _setting("Listening", True, "Offer the gRPC service.")
+    allow_metrics: bool = _setting("Listening", True, "Offer /metrics.")
     metrics_port: int = _setting("Listening", 8002, "Port of /metrics and /metrics/engines.", ge=0, le=65535)
+    http_header_forward_pattern: str = _setting(
+        "Listening", "", "Regular expression of HTTP header names that become parameters of a KServe request."
+    )
+    grpc_header_forward_pattern: str = _setting("Listening", "", "The same of gRPC metadata.")
     workers: int = _setting("Listening", 1, "Server processes that share the port and all engines.", ge=1, le=256)
     api_key_file: Path | None = _setting(
         "Listening", None, "File with the API keys that are let in, one a line; with tenants where it ends with .toml."
