@@ -2,6 +2,7 @@
 # make test    set up what tests need, then the fast suite and the slow one: real engines, faults
 # make check   format, lint, types, import contracts, module lengths
 # make bench   the benchmark beside other gateways; bench-routing: the cost of a routing decision; bench-cache: what it finds cached
+# make bench-infer   inference beside real Triton, which it installs (1.5 GB, Python 3.11)
 #
 # ENGINE=llamacpp|vllm|transformers|tensorrtllm|sglang  what serves the demo model
 # ARGS="…"  more flags of `tritium serve`
@@ -19,7 +20,7 @@ ENGINES_DIR := $(or $(TRITIUM_ENGINES_DIR),.engines)
 PYTHON ?=
 export PYTHON
 
-.PHONY: serve test test-fast test-slow test-gpu check format bench bench-routing bench-cache lock clean venv venv-dev weights test-weights engine-llamacpp engine-vllm engine-transformers engine-tensorrtllm engine-sglang engines services
+.PHONY: serve test test-fast test-slow test-gpu check format bench bench-routing bench-cache bench-infer lock clean venv venv-dev weights test-weights engine-llamacpp engine-vllm engine-transformers engine-tensorrtllm engine-sglang engines services
 
 serve: venv weights engine-$(ENGINE)
 	@exec .venv/bin/tritium serve --model-repository model_repository \
@@ -55,6 +56,9 @@ bench-routing: venv-dev
 
 bench-cache: venv-dev
 	@.venv/bin/python -m tests.bench.cache $(ARGS)
+
+bench-infer: venv-dev
+	@.venv/bin/python -m tests.bench.infer $(ARGS)
 
 venv:
 	@deploy/venv.sh serve
