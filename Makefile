@@ -14,6 +14,8 @@ SHELL := /bin/bash
 
 ENGINE ?= llamacpp
 DEMO := smollm2-135m-instruct
+EMBEDDER := all-minilm-l6-v2
+RERANKER := minilm-maxsim
 GGUF := model_repository/$(DEMO)/1/SmolLM2-135M-Instruct.Q4_1.gguf
 CONVERTED := model_repository/$(DEMO)/1/hf/converted_from.json
 ENGINES_DIR := $(or $(TRITIUM_ENGINES_DIR),.engines)
@@ -68,6 +70,8 @@ venv-dev:
 
 weights: venv
 	@.venv/bin/tritium models pull $(DEMO)
+	@.venv/bin/tritium models pull $(EMBEDDER)
+	@.venv/bin/tritium models pull $(RERANKER)
 
 test-weights: weights
 	@.venv/bin/tritium models pull all-minilm-l6-v2 --model-repository tests/model_repository
@@ -103,7 +107,7 @@ services:
 lock:
 	@rm -rf build/lock && $(or $(PYTHON),python3) -m venv build/lock
 	@build/lock/bin/python -m pip install --quiet --upgrade setuptools
-	@build/lock/bin/python -m pip install --quiet --no-build-isolation --editable ".[llamacpp,dev]"
+	@build/lock/bin/python -m pip install --quiet --no-build-isolation --editable ".[llamacpp,onnxruntime,text,dev]"
 	@{ echo "# Every package of .venv, direct and transitive, for Python 3.11 to 3.13; \`make lock\` writes it anew."; \
 		build/lock/bin/python -m pip freeze --all --exclude-editable --exclude pip | tr 'A-Z_' 'a-z-'; } >constraints.txt
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
@@ -31,6 +33,8 @@ del DATATYPE_OF_TYPE["TYPE_BYTES"]
 
 TYPE_OF_DATATYPE = {datatype: name for name, datatype in DATATYPE_OF_TYPE.items()}
 
+_LENGTH = struct.Struct("<I")
+
 
 @dataclass(slots=True)
 class Tensor:
@@ -54,3 +58,25 @@ class Tensor:
 def element_count(shape: tuple[int, ...]) -> int:
     """How many elements a shape has; 1 for that of a scalar."""
     return prod(shape)
+
+
+def elements(data: Buffer) -> list[bytes]:
+    """The elements of a tensor of `BYTES`. Raises `ValueError` where their lengths do not add up."""
+    view = memoryview(data)
+    found: list[bytes] = []
+    offset, end = 0, view.nbytes
+    while offset < end:
+        start = offset + _LENGTH.size
+        offset = start + _LENGTH.unpack_from(view, offset)[0] if start <= end else end + 1
+        if offset > end:
+            raise ValueError("incomplete string data")
+        found.append(bytes(view[start:offset]))
+    return found
+
+
+def join(elements: Iterable[bytes]) -> bytes:
+    """The data of a tensor of `BYTES`."""
+    parts: list[bytes] = []
+    for element in elements:
+        parts += (_LENGTH.pack(len(element)), element)
+    return b"".join(parts)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv from constraints.txt: `deploy/venv.sh serve` with the embedded engine, `deploy/venv.sh dev` with tests and checks too.
+# Makes .venv from constraints.txt: `deploy/venv.sh serve` with the embedded engine and onnxruntime, `dev` with tests and checks too.
 #
 # PYTHON  the interpreter to build with (3.11-3.13)
 # A second run returns at once: a stamp holds the checksum of what the environment was made from. pip's own configuration
@@ -32,8 +32,8 @@ find_python() {
 }
 
 case ${1:-serve} in
-serve) extras=llamacpp stamps=".venv/.made-for-serve" ;;
-dev) extras=llamacpp,dev stamps=".venv/.made-for-serve .venv/.made-for-dev" ;;
+serve) extras=llamacpp,onnxruntime,text stamps=".venv/.made-for-serve" ;;
+dev) extras=llamacpp,onnxruntime,text,dev stamps=".venv/.made-for-serve .venv/.made-for-dev" ;;
 *) say "usage: deploy/venv.sh serve|dev" && exit 2 ;;
 esac
 
