@@ -1,0 +1,177 @@
+"""KServe's RPCs other than inference, each from its request message to its response message."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from typing import Any
+
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+from tritonclient.grpc import service_pb2 as pb
+
+from backends.errors import Code, InferenceError
+from backends.statistics import BatchStatistics, InferenceStatistics, ModelStatistics, ResponseStatistics
+from backends.tensors import Buffer
+from gateway.health import readiness
+from gateway.kserve.call import Call, Unary
+from gateway.kserve.dataplane import DataPlane
+from gateway.plane import Plane
+from gateway.tenants import ANYONE, Tenant
+
+Admit = Callable[[Call], Awaitable[Tenant]]
+"""Who calls. Raises `ServingError` for whom is not let in."""
+
+EXTENSIONS = (
+    "classification",
+    "sequence",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "model_configuration",
+    "system_shared_memory",
+    "cuda_shared_memory",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "trace",
+    "logging",
+)
+
+
+class Rpcs:
+    """The RPCs by name, over one server process's data plane."""
+
+    def __init__(self, plane: Plane, dataplane: DataPlane, admit: Admit) -> None:
+        self._plane = plane
+        self._dataplane = dataplane
+        self._admit = admit
+
+    def table(self) -> dict[str, Unary]:
+        """Every RPC that answers one message by one message, `ModelInfer` aside."""
+        return {
+            name: self._open(getattr(pb, f"{name}Request"), rpc)
+            if name in {"ServerLive", "ServerReady"}
+            else self._guarded(getattr(pb, f"{name}Request"), rpc)
+            for name, rpc in {
+                "ServerLive": self._live,
+                "ServerReady": self._ready,
+                "ServerMetadata": self._server_metadata,
+                "ModelReady": self._model_ready,
+                "ModelMetadata": self._model_metadata,
+                "ModelConfig": self._configuration,
+                "ModelStatistics": self._statistics,
+                "SystemSharedMemoryStatus": self._shared_memory,
+                "SystemSharedMemoryRegister": self._register,
+                "SystemSharedMemoryUnregister": self._unregister,
+                "CudaSharedMemoryStatus": self._cuda_shared_memory,
+                "CudaSharedMemoryRegister": self._register_cuda,
+                "CudaSharedMemoryUnregister": self._unregister_cuda,
+            }.items()
+        }
+
+    def _open(self, kind: Any, rpc: _Rpc) -> Unary:
+        """For whoever asks, as health is over HTTP."""
+
+        async def call(body: Buffer, _call: Call) -> list[Buffer]:
+            return [(await rpc(_parse(kind, body), ANYONE)).SerializeToString()]
+
+        return call
+
+    def _guarded(self, kind: Any, rpc: _Rpc) -> Unary:
+        async def call(body: Buffer, call: Call) -> list[Buffer]:
+            tenant = await self._admit(call)
+            return [(await rpc(_parse(kind, body), tenant)).SerializeToString()]
+
+        return call
+
+    async def _live(self, _request: Any, _tenant: Tenant) -> Any:
+        return pb.ServerLiveResponse(live=True)
+
+    async def _ready(self, _request: Any, _tenant: Tenant) -> Any:
+        return pb.ServerReadyResponse(ready=readiness(self._plane)[0])
+
+    async def _server_metadata(self, _request: Any, _tenant: Tenant) -> Any:
+        return pb.ServerMetadataResponse(
+            name=self._plane.settings.id, version=version("tritium"), extensions=EXTENSIONS
+        )
+
+    async def _model_ready(self, request: Any, tenant: Tenant) -> Any:
+        return pb.ModelReadyResponse(ready=self._dataplane.is_ready(request.name, request.version, tenant))
+
+    async def _model_metadata(self, request: Any, tenant: Tenant) -> Any:
+        metadata = self._dataplane.metadata(request.name, request.version, tenant)
+        answer = pb.ModelMetadataResponse(name=metadata.name, versions=metadata.versions, platform=metadata.platform)
+        for field, tensors in ((answer.inputs, metadata.inputs), (answer.outputs, metadata.outputs)):
+            for tensor in tensors:
+                field.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        return answer
+
+    async def _configuration(self, request: Any, tenant: Tenant) -> Any:
+        config = self._dataplane.find(request.name, request.version, tenant).config
+        answer = pb.ModelConfigResponse()
+        json_format.Parse(config.document, answer.config, ignore_unknown_fields=True)
+        return answer
+
+    async def _statistics(self, request: Any, tenant: Tenant) -> Any:
+        answer = pb.ModelStatisticsResponse()
+        for name, number, statistics in await self._dataplane.statistics(request.name, request.version, tenant):
+            _write_statistics(answer.model_stats.add(name=name, version=str(number)), statistics)
+        return answer
+
+    async def _shared_memory(self, request: Any, _tenant: Tenant) -> Any:
+        answer = pb.SystemSharedMemoryStatusResponse()
+        for region in self._dataplane.regions.list(request.name):
+            told = answer.regions[region.name]
+            told.name, told.key, told.offset, told.byte_size = region.name, region.key, region.offset, region.byte_size
+        return answer
+
+    async def _register(self, request: Any, _tenant: Tenant) -> Any:
+        self._dataplane.regions.register(request.name, request.key, request.offset, request.byte_size)
+        return pb.SystemSharedMemoryRegisterResponse()
+
+    async def _unregister(self, request: Any, _tenant: Tenant) -> Any:
+        if request.name:
+            self._dataplane.regions.unregister(request.name)
+        else:
+            self._dataplane.regions.unregister_all()
+        return pb.SystemSharedMemoryUnregisterResponse()
+
+    async def _cuda_shared_memory(self, request: Any, _tenant: Tenant) -> Any:
+        if request.name:
+            raise InferenceError(f"Unable to find cuda shared memory region: '{request.name}'", Code.NOT_FOUND)
+        return pb.CudaSharedMemoryStatusResponse()
+
+    async def _register_cuda(self, _request: Any, _tenant: Tenant) -> Any:
+        raise InferenceError("failed to register shared memory region: invalid args", Code.INVALID_ARG)
+
+    async def _unregister_cuda(self, _request: Any, _tenant: Tenant) -> Any:
+        return pb.CudaSharedMemoryUnregisterResponse()
+
+
+_Rpc = Callable[[Any, Tenant], Awaitable[Any]]
+
+
+def _parse(kind: Any, body: Buffer) -> Any:
+    try:
+        return kind.FromString(body)
+    except DecodeError as error:
+        raise InferenceError("Unable to parse request") from error
+
+
+def _write_statistics(message: Any, statistics: ModelStatistics) -> None:
+    message.last_inference = statistics.last_inference_ms
+    message.inference_count = statistics.inference_count
+    message.execution_count = statistics.execution_count
+    _write_durations(message.inference_stats, statistics.inference_stats)
+    for size in sorted(statistics.batch_stats):
+        _write_durations(message.batch_stats.add(batch_size=size), statistics.batch_stats[size])
+    for index in sorted(statistics.response_stats):
+        _write_durations(message.response_stats[str(index)], statistics.response_stats[index])
+
+
+def _write_durations(message: Any, durations: InferenceStatistics | BatchStatistics | ResponseStatistics) -> None:
+    for name in durations.__struct_fields__:
+        told, duration = getattr(message, name), getattr(durations, name)
+        told.count, told.ns = duration.count, duration.ns
+        told.SetInParent()
