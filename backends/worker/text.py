@@ -19,6 +19,13 @@ Task = Literal["embed", "rerank", "maxsim", "classify"]
 Pooling = Literal["mean", "cls", "last", "max", "none"]
 Activation = Literal["sigmoid", "softmax", "none"]
 
+TOKENIZED = "tokenized"
+"""Request parameter: the elements are token ids (int32) already, special tokens included."""
+PROMPT_NAME = "prompt_name"
+"""Request parameter: which of the model's prompts goes before each text."""
+USAGE = "prompt_tokens"
+"""Response parameter: how many tokens were processed for the request."""
+
 _MOST_BATCH_TOKENS = 16384
 _LONGEST = 512
 # `model_max_length` of a tokenizer without a limit is a number of 31 digits.

@@ -18,10 +18,7 @@ from backends.worker.exchange import Answer, Request
 from backends.worker.frames import heads
 from backends.worker.instance import LoadError
 from backends.worker.messages import Respond
-from backends.worker.text import Text, read
-
-USAGE = "prompt_tokens"
-"""Response parameter: how many tokens were processed for the request."""
+from backends.worker.text import USAGE, Text, read
 
 DEFAULT_MAX_BATCH_SIZE = 64
 _DTYPES = {f"TYPE_{name}": dtype for name, dtype in DTYPES.items()}

@@ -13,12 +13,7 @@ from collections.abc import Sequence
 from backends.errors import Code, InferenceError, InvalidRequest
 from backends.tensors import Tensor, elements, join
 from backends.worker.messages import Infer
-from backends.worker.text import Text
-
-TOKENIZED = "tokenized"
-"""Request parameter: the elements are token ids (int32) already, special tokens included."""
-PROMPT_NAME = "prompt_name"
-"""Request parameter: which of the model's prompts goes before each text."""
+from backends.worker.text import PROMPT_NAME, TOKENIZED, Text
 
 # What takes longer than a turn of the event loop may last: tokenizing costs some 20 µs for each 100 bytes.
 _LONG_BYTES = 8192
