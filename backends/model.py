@@ -12,7 +12,7 @@ import msgspec
 from backends.config import ModelConfig
 from backends.errors import InferenceError, ModelNotReady, UpstreamTimeout
 from backends.statistics import ModelStatistics
-from backends.tensors import Tensor
+from backends.tensors import Buffer, Tensor
 
 Headers = Sequence[tuple[bytes, bytes]]
 """HTTP header fields in order, names in lower case."""
@@ -292,3 +292,14 @@ class Models(Protocol):
     def tensor(self, name: str, version: int = 0) -> TensorModel:
         """The version of a model, 0 for the latest. Whoever holds it may go on using it after a change."""
         ...
+
+
+@runtime_checkable
+class ModelControl(Protocol):
+    """Loading and unloading by models themselves, where `Models` offers it. Both raise `ServingError`."""
+
+    async def load(self, name: str, config: str, files: Mapping[str, Buffer]) -> None:
+        """Return when the model is ready. `config` and `files` are as in the model repository extension, or empty."""
+        ...
+
+    async def unload(self, name: str, *, unload_dependents: bool) -> None: ...

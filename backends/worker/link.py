@@ -21,7 +21,7 @@ class Owner(Protocol):
         """The connection is gone, by whomever's doing; called once."""
         ...
 
-    def paused(self, is_paused: bool) -> None:  # noqa: FBT001  # asyncio's two callbacks in one
+    def paused(self, is_paused: bool) -> None:
         """The other end reads slower than is sent: send as little as may be until told otherwise."""
         ...
 
@@ -57,6 +57,15 @@ class Link(asyncio.BufferedProtocol):
         self._reason = self._reason or reason
         if not self.is_lost:
             self.transport.abort()
+
+    def feed(self, data: bytes) -> None:
+        """Take in bytes that somebody else received."""
+        while data:
+            room = self._decoder.buffer()
+            taken = data[: room.nbytes]
+            room[: len(taken)] = taken
+            self.buffer_updated(len(taken))
+            data = data[len(taken) :]
 
     # asyncio.BufferedProtocol
 

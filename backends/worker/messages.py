@@ -118,8 +118,8 @@ class Load(msgspec.Struct, array_like=True, tag="load"):
     """Host → instance, first: load the model. `config` is the JSON of its `ModelConfig`.
 
     With `completes`, an instance first completes the configuration from the model itself, as Triton does without
-    `--disable-auto-complete-config`, and answers with `Completed`; then it goes on to load. `device` is a GPU's number,
-    -1 for the CPU.
+    `--disable-auto-complete-config`, and answers with `Completed`; then it goes on to load. `kind` is `CPU`, `GPU` or
+    `MODEL`, `device` a GPU's number, -1 for the CPU.
     """
 
     config: bytes
@@ -154,7 +154,7 @@ class Execute(msgspec.Struct, array_like=True, tag="execute"):
 class Executed(msgspec.Struct, array_like=True, tag="executed"):
     """Instance → host: it can take the next batch. Nanoseconds that it spent; answers may still come (decoupled).
 
-    `failed`: the model's `execute` raised, or gave no usable answers, so that every member of the batch failed; a member
+    `failed`: the model's `execute` raised, or gave no usable answers, so that every member of the batch failed; one
     that the model itself answered with an error did not.
     """
 

@@ -1,0 +1,123 @@
+"""The host of one model version: `python -m backends.worker.host --uds PATH`, a process that knows no tensor library.
+
+It owns the model's queue, its instances, its cache and its statistics. Its configuration comes in the environment
+(`launching.py`). On SIGTERM it takes no new work, finishes what it has, and exits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+import msgspec
+import uvloop
+
+from backends.config import ModelConfig
+from backends.statistics import ModelStatistics
+from backends.worker.cache import Cache
+from backends.worker.connection import Answer, Desk, Greeting
+from backends.worker.counters import Counters
+from backends.worker.executor import Executor
+from backends.worker.instances import Instances, Program
+from backends.worker.messages import Status
+from backends.worker.options import Options, read_environment
+
+
+class Host:
+    """One model version in this process."""
+
+    def __init__(self, config: ModelConfig, options: Options, program: Program) -> None:
+        self._counters = Counters()
+        self._cache_bytes = options.cache_bytes
+        self._is_stopping = False
+        self._desk = Desk(self._answer, self._statistics)
+        self._instances = Instances(config, program, self._open, self._desk.calls)
+        self._instances.changed = self._announce
+
+    async def serve(self, path: str, stop: asyncio.Event) -> None:
+        """Listen at a Unix socket until `stop` is set and what was under way has ended."""
+        server = await asyncio.get_running_loop().create_unix_server(lambda: Greeting(self._desk), path)
+        run = asyncio.create_task(self._instances.run())
+        try:
+            await stop.wait()
+            await self._drain()
+        finally:
+            server.close()
+            run.cancel()
+            with suppress(asyncio.CancelledError):
+                await run
+            for connection in tuple(self._desk.connections):
+                connection.link.close()
+            with suppress(FileNotFoundError):
+                os.unlink(path)  # noqa: PTH108  # once, at the end
+
+    async def _drain(self) -> None:
+        executor = self._desk.executor
+        self._is_stopping = True
+        self._announce()
+        if executor is not None:
+            await executor.drain()
+
+    def _open(self, config: ModelConfig, instances: int) -> Executor:
+        cache = Cache(self._cache_bytes) if config.response_cache.enable and self._cache_bytes else None
+        self._desk.executor = executor = Executor(config, instances, self._counters, cache)
+        return executor
+
+    def _announce(self) -> None:
+        instances = self._instances
+        reason = "the model is stopping" if self._is_stopping else instances.reason
+        self._desk.announce(Status(ready=self._is_ready(), alive=instances.alive, reason=reason))
+
+    def _is_ready(self) -> bool:
+        return self._instances.has_loaded and self._instances.alive > 0 and not self._is_stopping
+
+    def _statistics(self) -> ModelStatistics:
+        statistics = self._counters.statistics
+        executor = self._desk.executor
+        statistics.pending = 0 if executor is None else executor.waiting
+        return statistics
+
+    def _answer(self, path: str) -> Answer:
+        instances = self._instances
+        match path:
+            case "/health":
+                if self._is_ready():
+                    return 200, b"{}"
+                return 500 if instances.failure else 503, msgspec.json.encode({"error": instances.reason})
+            case "/config":
+                return 200, instances.config.document.encode()
+            case "/statistics":
+                told = {"statistics": self._statistics(), "metrics": instances.metrics.collect()}
+                return 200, msgspec.json.encode(told)
+            case _:
+                return 404, b'{"error":"Not Found"}'
+
+
+async def _serve(path: str) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    config, options = read_environment()
+    argv = [options.interpreter or sys.executable, "-m", "backends.worker.instance"]
+    host = Host(config, options, Program(argv, os.environ.copy(), options.completes))
+    await host.serve(path, stop)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM."""
+    parser = argparse.ArgumentParser(
+        prog="python -m backends.worker.host", description="The host of one model version."
+    )
+    parser.add_argument("--uds", required=True, help="path of the Unix socket to listen at")
+    parser.add_argument("--model", help="the model's name, for people who look at processes")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the supervisor, which ends us in order
+    uvloop.run(_serve(parser.parse_args(argv).uds))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

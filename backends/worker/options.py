@@ -1,0 +1,53 @@
+"""What a worker's host is told beside its model's configuration; both come in its environment."""
+
+from __future__ import annotations
+
+import base64
+import os
+import zlib
+
+import msgspec
+
+from backends.config import ModelConfig
+from backends.errors import InvalidRequest
+
+CONFIG_VARIABLE = "TRITIUM_WORKER_CONFIG"
+OPTIONS_VARIABLE = "TRITIUM_WORKER_OPTIONS"
+
+# The kernel's limit on one string of an environment (MAX_ARG_STRLEN), with the variable's name in it.
+_VARIABLE_LIMIT_BYTES = 128 * 1024 - 64
+
+
+class Options(msgspec.Struct, frozen=True):
+    """`cache_bytes` is the size of the response cache, 0 for none; `completes`: the configuration from the model.
+
+    `interpreter` is the Python of the instances, empty for the host's own.
+    """
+
+    cache_bytes: int = 0
+    completes: bool = True
+    interpreter: str = ""
+
+
+def environment(config: ModelConfig, options: Options | None = None) -> dict[str, str]:
+    """The environment that tells a host. Without options it has those that the supervisor's own environment has.
+
+    Raises `InvalidRequest` for a configuration that is too large.
+    """
+    packed = base64.b64encode(zlib.compress(msgspec.json.encode(config))).decode()
+    if len(packed) > _VARIABLE_LIMIT_BYTES:
+        raise InvalidRequest(
+            f"Model {config.name!r}: its configuration is {len(packed)} bytes compressed, over the limit of"
+            f" {_VARIABLE_LIMIT_BYTES}."
+        )
+    told = {CONFIG_VARIABLE: packed}
+    if options is not None:
+        told[OPTIONS_VARIABLE] = msgspec.json.encode(options).decode()
+    return told
+
+
+def read_environment() -> tuple[ModelConfig, Options]:
+    """What this process was told; its children are not."""
+    packed = os.environ.pop(CONFIG_VARIABLE)
+    config = msgspec.json.decode(zlib.decompress(base64.b64decode(packed)), type=ModelConfig)
+    return config, msgspec.json.decode(os.environ.pop(OPTIONS_VARIABLE, "{}"), type=Options)
