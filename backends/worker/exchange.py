@@ -17,25 +17,55 @@ from typing import Any, Protocol, TypeVar
 from backends.errors import Code
 from backends.tensors import Buffer, Tensor
 from backends.worker.frames import BlockingLink, pack, tensors
-from backends.worker.messages import Cancel, Control, Execute, Infer, Load, Message, Respond
+from backends.worker.messages import Cancel, Control, Execute, Infer, Load, Message, Pace, Respond
 
 
 class Request:
     """A member of a batch: `head` as the host sent it, `inputs` as views of what was received."""
 
-    __slots__ = ("_exchange", "cancelled", "head", "inputs")
+    __slots__ = ("_exchange", "_gates", "cancelled", "head", "inputs", "paused")
 
     def __init__(self, exchange: Exchange, head: Infer, inputs: list[Tensor]) -> None:
         self._exchange = exchange
         self.head = head
         self.inputs = inputs
         self.cancelled = False
+        self.paused = False
+        self._gates: list[SimpleQueue[bool | None]] = []
 
     def is_cancelled(self) -> bool:
         """Whether whoever asked has left, as of now."""
         if not self.cancelled:
             self._exchange.poll()
         return self.cancelled
+
+    def wait_for_reader(self) -> None:
+        """Return once whoever asked can take another answer: at once unless it reads slower than answers come."""
+        self._exchange.poll()
+        while self._is_held():
+            gate: SimpleQueue[bool | None] = SimpleQueue()
+            self._gates.append(gate)
+            # It may have been told between the question and the gate.
+            if self._is_held():
+                self._exchange.wait(gate)
+
+    def pace(self, *, paused: bool) -> None:
+        """Whoever asked can take no more answers for now, or can again."""
+        self.paused = paused
+        if not paused:
+            self._open()
+
+    def cancel(self) -> None:
+        """Whoever asked has left."""
+        self.cancelled = True
+        self._open()
+
+    def _is_held(self) -> bool:
+        return self.paused and not self.cancelled
+
+    def _open(self) -> None:
+        while self._gates:
+            self._gates.pop().put(True)
 
 
 Thing = TypeVar("Thing")
@@ -65,8 +95,12 @@ class Exchange:
 
     def work(self) -> Work:
         """Wait for what is to be done next. Raises `EOFError` when the host is gone."""
-        work: Work = self._wait(self._work)
+        work: Work = self.wait(self._work)
         return work
+
+    def is_running(self, request: Request) -> bool:
+        """Whether a request has no final answer yet."""
+        return request.head.id in self._running
 
     def send(self, message: Message, tensors: Sequence[Tensor] = ()) -> None:
         """Send at once. Raises `OSError` when the host is gone."""
@@ -90,16 +124,12 @@ class Exchange:
     def ask(self, question: Infer | Control, inputs: Sequence[Tensor], box: Box) -> int:
         """Send a question under an id of its own, which is returned; its answers are put into the box.
 
-        Somebody has to read for them to come: `answer` does, and an attendant from `attend` on.
+        Somebody has to read for them to come: `wait` does, and an attendant from `attend` on.
         """
         question.id = next(self._ids)
         self._asked[question.id] = box
         self.send(question, inputs)
         return question.id
-
-    def answer(self, box: SimpleQueue[Answer | None]) -> Answer:
-        """Wait for the next answer in a box that only the caller takes from. Raises `EOFError`."""
-        return self._wait(box)
 
     def attend(self) -> None:
         """From now on a thread reads: for boxes that nobody waits at, those of event loops."""
@@ -124,8 +154,11 @@ class Exchange:
                 self._reading.release()
                 self._pass_on()
 
-    def _wait(self, box: SimpleQueue[Thing | None]) -> Thing:
-        """Take from a box; read meanwhile, or until told to by None where another thread reads."""
+    def wait(self, box: SimpleQueue[Thing | None]) -> Thing:
+        """Take from a box that only the caller takes from; None in it means: see whether you should read.
+
+        Raises `EOFError` when the host is gone.
+        """
         self._waiting[id(box)] = box
         try:
             while True:
@@ -163,9 +196,11 @@ class Exchange:
             if box is not None:
                 box.put((message, tensors(message.outputs, payload)))
         elif type(message) is Cancel:
-            request = self._running.get(message.id)
-            if request is not None:
-                request.cancelled = True
+            if (request := self._running.get(message.id)) is not None:
+                request.cancel()
+        elif type(message) is Pace:
+            if (request := self._running.get(message.id)) is not None:
+                request.pace(paused=message.paused)
         elif type(message) is Load:
             self._work.put(message)
 
@@ -187,4 +222,4 @@ class Exchange:
 
     def _read(self) -> None:
         with contextlib.suppress(EOFError):
-            self._wait(SimpleQueue())
+            self.wait(SimpleQueue())

@@ -17,9 +17,10 @@ from typing import Protocol, cast
 import msgspec
 
 from backends.config import ModelConfig, read
+from backends.errors import InferenceError
 from backends.worker.exchange import Answer, Exchange, Request
 from backends.worker.frames import BlockingLink
-from backends.worker.messages import Completed, Executed, Failed, Load, Loaded
+from backends.worker.messages import Completed, Executed, Failed, Load, Loaded, Respond
 
 LOADERS = {
     "python": "backends.worker.python_model",
@@ -42,8 +43,8 @@ class Executable(Protocol):
         """Run one batch. What is returned is sent together with the end of the batch, in one system call.
 
         Each request is answered by at least one `Respond` with its `head.id`, up to a final one: returned, or sent
-        (`Exchange.send`) by any thread at any time, also after this has returned. It raises nothing: errors are
-        `Respond`s. What it writes into its inputs nobody else sees.
+        (`Exchange.send`) by any thread at any time, also after this has returned. What it writes into its inputs
+        nobody else sees. Raises `InferenceError` where the batch failed as a whole: what has no final answer gets it.
         """
         ...
 
@@ -118,9 +119,19 @@ def _execute(executable: Executable, exchange: Exchange) -> None:
         batch = exchange.work()
         assert isinstance(batch, list)
         began = clock()
-        answers = executable.execute(batch)
-        ended = clock()
-        exchange.finish(answers, Executed(0, ended - began, 0))
+        try:
+            answers = executable.execute(batch)
+            failed = False
+        except InferenceError as error:
+            answers = [
+                (Respond(request.head.id, error=error.status, message=error.message), ())
+                for request in batch
+                if exchange.is_running(request)
+            ]
+            failed = True
+        exchange.finish(answers, Executed(0, clock() - began, 0, failed))
+        # Whatever the batch held is given back before the next one is waited for.
+        del batch, answers
 
 
 if __name__ == "__main__":

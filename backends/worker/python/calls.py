@@ -1,0 +1,161 @@
+"""Questions of one model to another (business logic scripting): asked by threads and event loops, answered in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+import msgspec
+
+from backends import tensors
+from backends.worker.exchange import Answer, Box, Exchange
+from backends.worker.frames import heads
+from backends.worker.messages import Infer, Respond
+from backends.worker.python.errors import TritonError
+from backends.worker.python.response import InferenceResponse
+from backends.worker.python.session import Session
+from backends.worker.python.tensor import Tensor
+
+_DECOUPLED = (
+    "Model {} is using the decoupled. The current BLS request call doesn't support models using the decoupled"
+    " transaction policy. Please use 'decoupled=True' argument to the 'exec' or 'async_exec' calls for decoupled"
+    " models.'"
+)
+
+
+class ResponseIterator:
+    """The responses of a decoupled model as they come, the last one included, which may be empty.
+
+    Dropping it before its end cancels the request.
+    """
+
+    def __init__(self, exchange: Exchange, box: SimpleQueue[Answer | None], id: int) -> None:
+        self._exchange = exchange
+        self._box = box
+        self._id = id
+        self._is_done = False
+
+    def __iter__(self) -> ResponseIterator:
+        return self
+
+    def __next__(self) -> InferenceResponse:
+        if self._is_done:
+            raise StopIteration
+        respond, outputs = self._exchange.wait(self._box)
+        self._is_done = respond.final
+        return _response(respond, outputs)
+
+    def cancel(self) -> None:
+        """Want no more responses; what is on its way still comes, and the final one."""
+        self._exchange.leave(self._id)
+
+    def __del__(self) -> None:
+        if not self._is_done:
+            try:
+                self._exchange.leave(self._id)
+            except OSError:
+                pass  # the host is gone
+
+
+def ask(session: Session, question: Infer, inputs: Sequence[Tensor], *, decoupled: bool) -> Any:
+    """Ask and wait: the response, or an iterator over them."""
+    box: SimpleQueue[Answer | None] = SimpleQueue()
+    exchange = session.exchange
+    asked = _send(session, question, inputs, box)
+    if decoupled:
+        return ResponseIterator(exchange, box, asked)
+    only = _Only(question.model)
+    while not only.take(*exchange.wait(box)):
+        pass
+    return only.response()
+
+
+def ask_async(session: Session, question: Infer, inputs: Sequence[Tensor], *, decoupled: bool) -> asyncio.Future[Any]:
+    """Ask from a coroutine. With `decoupled` the iterator is there with the first response."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+    exchange = session.exchange
+    exchange.attend()
+    courier = _Courier(loop, future, exchange, question.model, decoupled=decoupled)
+    courier.id = _send(session, question, inputs, courier)
+    return future
+
+
+class _Only:
+    """The one response of a model that is not decoupled; an empty final one may follow it."""
+
+    __slots__ = ("_found", "_model", "_number")
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._found: Answer | None = None
+        self._number = 0
+
+    def take(self, respond: Respond, outputs: Sequence[tensors.Tensor]) -> bool:
+        """Whether this was the last one."""
+        if self._found is None or respond.outputs or respond.error:
+            self._found = respond, outputs
+            self._number += 1
+        return respond.final
+
+    def response(self) -> InferenceResponse:
+        assert self._found is not None
+        if self._number > 1:
+            return InferenceResponse(error=TritonError(_DECOUPLED.format(self._model), TritonError.INVALID_ARG))
+        return _response(*self._found)
+
+
+class _Courier:
+    """A box whose answers resolve a future of an event loop."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        future: asyncio.Future[Any],
+        exchange: Exchange,
+        model: str,
+        *,
+        decoupled: bool,
+    ) -> None:
+        self._loop = loop
+        self._future = future
+        self._exchange = exchange
+        self._only = _Only(model)
+        self._rest: SimpleQueue[Answer | None] | None = SimpleQueue() if decoupled else None
+        self.id = 0
+
+    def put(self, answer: Answer | None, /) -> None:
+        assert answer is not None
+        if self._rest is not None:
+            self._rest.put(answer)
+            self._tell(self._begin)
+        elif self._only.take(*answer):
+            self._tell(self._resolve)
+
+    def _tell(self, what: Callable[[], None]) -> None:
+        # A loop that was closed meanwhile has nobody who waits.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(what)
+
+    def _resolve(self) -> None:
+        if not self._future.done():
+            self._future.set_result(self._only.response())
+
+    def _begin(self) -> None:
+        if not self._future.done():
+            assert self._rest is not None
+            self._future.set_result(ResponseIterator(self._exchange, self._rest, self.id))
+
+
+def _send(session: Session, question: Infer, inputs: Sequence[Tensor], box: Box) -> int:
+    """Send a copy of the question, which may be asked again, with its inputs."""
+    wired = [tensor.wire() for tensor in inputs]
+    infer = msgspec.structs.replace(question, inputs=heads(wired), parent=session.parent)
+    return session.exchange.ask(infer, wired, box)
+
+
+def _response(respond: Respond, outputs: Sequence[tensors.Tensor]) -> InferenceResponse:
+    return InferenceResponse.received(respond, [Tensor.received(tensor) for tensor in outputs])
