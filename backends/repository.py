@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from backends import wiring
 from backends.completion import DEFAULT_FILENAMES, Fields, complete
 from backends.config import InstanceGroup, ModelConfig, read
 from backends.errors import InvalidRequest
@@ -123,7 +124,7 @@ def _read(
         config = _config(fields, 0, str(folder), {})
     except msgspec.ValidationError as error:
         raise _UnreadableError(f"failed to read {file}: {error}") from error
-    fault = refusal(config)
+    fault = refusal(config) or wiring.refusal(config)
     if fault:
         raise _UnreadableError(fault)
     chosen = _chosen(fields["version_policy"], present, is_ensemble=config.backend == "ensemble")

@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,15 @@ from typing import cast
 from backends.engine import guard
 from backends.engine.command import Command
 from backends.engine.probe import Probe
-from backends.engine.watch import Patience, Status, ask, context_length
+from backends.engine.watch import (
+    FailedForGoodError,
+    Patience,
+    Status,
+    ask,
+    ask_worker,
+    configuration,
+    context_length,
+)
 from backends.model import State
 
 _logger = logging.getLogger(__name__)
@@ -35,10 +44,19 @@ _OUTPUT_SECONDS = 1.0
 class EngineProcess:
     """An engine of ours at one endpoint. `status` is what is known of it; `run` is its whole life.
 
-    `name` is the model's, for the log; `changed` is set whenever `status` differs.
+    `name` is the model's, for the log; `changed` is set whenever `status` differs. `judge` takes a worker's completed
+    configuration; it raises `FailedForGoodError` where the model cannot be served under it.
     """
 
-    def __init__(self, id: str, command: Command, name: str, changed: asyncio.Event, patience: Patience) -> None:
+    def __init__(
+        self,
+        id: str,
+        command: Command,
+        name: str,
+        changed: asyncio.Event,
+        patience: Patience,
+        judge: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.id = id
         self.address = command.address
         self.command = command
@@ -48,6 +66,7 @@ class EngineProcess:
         """The guard's, while there is one: the engine is its grandchild."""
         self._name = name
         self._patience = patience
+        self._judge = judge
         self._was_ready = False
 
     def drain(self) -> None:
@@ -65,6 +84,9 @@ class EngineProcess:
         try:
             while True:
                 end = await self._live()
+                if end.is_final:
+                    status.enter(State.FAILED, end.reason)
+                    return
                 if end.ready_seconds >= patience.stable_seconds:
                     crashes = 0
                 if end.was_killed and self._was_ready:
@@ -103,7 +125,7 @@ class EngineProcess:
         child = await _Child.start(self._name, command, patience.grace_seconds)
         self.pid = child.pid
         loop = asyncio.get_running_loop()
-        health = _Health(Probe(command.address), command, patience, self.status)
+        health = _Health(Probe(command.address), command, patience, self.status, self._judge)
         watcher = asyncio.create_task(health.watch())
         ending = signal.SIGTERM
         try:
@@ -112,7 +134,10 @@ class EngineProcess:
             self._was_ready = self._was_ready or health.ready_at is not None
             ending = signal.SIGQUIT  # it hangs, or it has gone
             if not child.exited.done():
-                return _End(watcher.result(), child.output(), ready_seconds, hopeless=True)
+                try:
+                    return _End(watcher.result(), child.output(), ready_seconds, hopeless=True)
+                except FailedForGoodError as error:
+                    return _End(str(error), "", ready_seconds, hopeless=True, is_final=True)
             await child.finish(ending)
             hopeless = child.status == guard.CANNOT_START_STATUS
             reason = _describe(child.status) + ("" if self._was_ready else " before it was ready")
@@ -133,7 +158,7 @@ class EngineProcess:
 class _End:
     """How one life ended. `hopeless`: another try, without having been ready ever, would end the same way.
 
-    `was_killed`: by SIGKILL, which was not ours.
+    `was_killed`: by SIGKILL, which was not ours. `is_final`: nor would it if it had been ready before.
     """
 
     reason: str
@@ -141,33 +166,37 @@ class _End:
     ready_seconds: float
     hopeless: bool
     was_killed: bool = False
+    is_final: bool = False
 
 
 class _Health:
     """Follows one life by the engine's health route."""
 
-    def __init__(self, probe: Probe, command: Command, patience: Patience, status: Status) -> None:
+    def __init__(
+        self, probe: Probe, command: Command, patience: Patience, status: Status, judge: Callable[[str], None]
+    ) -> None:
         self.probe = probe
         self.ready_at: float | None = None
         self._command = command
         self._patience = patience
         self._status = status
+        self._judge = judge
 
     async def watch(self) -> str:
-        """Return only when the engine should be killed: the reason."""
+        """Return only when the engine should be killed: the reason. Raises `FailedForGoodError`."""
         patience, status = self._patience, self._status
         fault: str | None = "it was not asked"
         try:
             async with asyncio.timeout(self._command.start_timeout_seconds):
                 pause_seconds = _FIRST_POLL_SECONDS
-                while (fault := await self._ask()) is not None:
+                while (fault := await self._ask() or await self._read_configuration()) is not None:
                     await asyncio.sleep(pause_seconds)
                     pause_seconds = min(pause_seconds * 1.2, _LAST_POLL_SECONDS)
         except TimeoutError:
             return f"not ready within {self._command.start_timeout_seconds:g} s: {fault}"
         self.ready_at = asyncio.get_running_loop().time()
         status.enter(State.READY)
-        if self._command.context_length is None:
+        if self._command.context_length is None and self._command.config is None:
             status.describe(await context_length(self.probe, patience.timeout_seconds))
         failures = 0
         while True:
@@ -183,7 +212,21 @@ class _Health:
             if failures >= patience.unhealthy_after:
                 status.enter(State.UNHEALTHY, fault)
 
+    async def _read_configuration(self) -> str | None:
+        """What is wrong with it; a worker is READY only with a configuration that all others can have."""
+        path = self._command.config
+        if path is None:
+            return None
+        document = await configuration(self.probe, path, self._patience.timeout_seconds)
+        if document is None:
+            return f"{path} gave no configuration"
+        self._judge(document)
+        self._status.document = document
+        return None
+
     async def _ask(self) -> str | None:
+        if self._command.config is not None:
+            return await ask_worker(self.probe, self._command.health, self._patience.timeout_seconds)
         return await ask(self.probe, self._command.health, self._patience.timeout_seconds, lambda code: code == 200)
 
 

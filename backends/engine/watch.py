@@ -48,13 +48,25 @@ class Patience:
 class Status:
     """What was last seen of one endpoint; `changed`, which its reader clears, is set whenever it differs."""
 
-    __slots__ = ("_changed", "_draining", "_name", "context_length", "reason", "restarts", "settled", "state")
+    __slots__ = (
+        "_changed",
+        "_draining",
+        "_name",
+        "context_length",
+        "document",
+        "reason",
+        "restarts",
+        "settled",
+        "state",
+    )
 
     def __init__(self, name: str, changed: asyncio.Event, context_length: int | None = None) -> None:
         self.state = State.STARTING
         self.reason = ""
         self.restarts = 0
         self.context_length = context_length
+        self.document = ""
+        """A worker's completed configuration, once it was READY: Triton's JSON of it."""
         self.settled = False
         """Whether it has been ready or has failed once, or will do neither."""
         self._name = name
@@ -83,6 +95,10 @@ class Status:
         if context_length is not None and context_length != self.context_length:
             self.context_length = context_length
             self._changed.set()
+
+
+class FailedForGoodError(Exception):
+    """A worker cannot load its model, and would not if it was started again. The message is the whole reason."""
 
 
 class RemoteEndpoint:
@@ -137,6 +153,28 @@ async def ask(probe: Probe, path: str, timeout_seconds: float, alive: Callable[[
     return None if alive(code) else f"{path} answered {code}"
 
 
+async def ask_worker(probe: Probe, path: str, timeout_seconds: float) -> str | None:
+    """As `ask`. Raises `FailedForGoodError` where the worker says that it has."""
+    try:
+        code, body = await probe.get(path, timeout_seconds, _BODY_LIMIT_BYTES)
+        if code == 500:
+            raise FailedForGoodError(msgspec.json.decode(body, type=_Failure).error)
+    except ServingError as error:
+        return error.message
+    except msgspec.DecodeError:
+        return f"{path} answered 500"
+    return None if code == 200 else f"{path} answered {code}"
+
+
+async def configuration(probe: Probe, path: str, timeout_seconds: float) -> str | None:
+    """What a worker says its model's configuration is, in Triton's JSON; None where it does not answer."""
+    try:
+        code, body = await probe.get(path, timeout_seconds, _BODY_LIMIT_BYTES)
+        return body.decode() if code == 200 else None
+    except (ServingError, UnicodeDecodeError):
+        return None
+
+
 async def context_length(probe: Probe, timeout_seconds: float) -> int | None:
     """The model's context in tokens as `/v1/models` tells it: vLLM's `max_model_len`, llama.cpp's `n_ctx_train`."""
     try:
@@ -145,6 +183,10 @@ async def context_length(probe: Probe, timeout_seconds: float) -> int | None:
     except (ServingError, msgspec.DecodeError, IndexError):
         return None
     return entry.max_model_len or (entry.meta and entry.meta.n_ctx_train) or None
+
+
+class _Failure(msgspec.Struct):
+    error: str
 
 
 class _Meta(msgspec.Struct):
