@@ -10,7 +10,7 @@ from backends.tensors import Tensor
 from backends.worker.messages import Infer
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Entry:
     """A request in a worker: what was asked, its tensors in the order of the message's heads, and whose it is.
 
@@ -26,16 +26,16 @@ class Entry:
     is_cancelled: bool = False
     cost: int = 0
     """Tokens of its longest row, 0 where the scheduler is to tell from the shapes."""
-    priority: int = 0
-    """1 is the most urgent; filled in by the scheduler from `infer.priority`."""
-    deadline_ns: int = 0
-    """When it has waited for too long, 0: never."""
     is_waiting: bool = False
+    is_late: bool = False
+    """Its timeout passed, and it may wait all the same."""
+    place: Any = None
+    """Where it waits, or waited last: the scheduler's own, as the next."""
     kinship: Any = None
     """What entries must have in common to share a batch, once somebody asked."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Batch:
     """What an instance is to run now: `Execute(batch.messages)` with `batch.tensors` as its payload.
 
@@ -53,6 +53,10 @@ class Batch:
 
 class Ordering(Protocol):
     """Answers leave in the order in which their requests came (`preserve_ordering`)."""
+
+    def admit(self, entry: Entry) -> None:
+        """The next to come; its scheduler says so."""
+        ...
 
     def release(self, entry: Entry, answer: Any, final: bool) -> list[tuple[Entry, Any]]:
         """What may leave now that this answer to an entry is there; every entry that was added needs a final one."""
@@ -73,12 +77,15 @@ class Scheduler(Protocol):
     The host asks `take` for each idle instance after `add`, `done`, `cancel`, `expired` and at `wake_at`.
     """
 
-    waiting: int
-    """Entries that wait, those who left not among them."""
     ordering: Ordering | None
     """None where answers may leave as they come."""
     states: States | None
     """None where the model keeps no states."""
+
+    @property
+    def waiting(self) -> int:
+        """How many entries wait, those who left not among them."""
+        ...
 
     def add(self, entry: Entry, now_ns: int) -> None:
         """Let an entry wait for its turn. Raises `InferenceError` where it is refused at once."""
