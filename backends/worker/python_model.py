@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import sys
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any
 
 from backends.config import ModelConfig
@@ -18,7 +20,7 @@ from backends.worker.exchange import Answer, Exchange, Request
 from backends.worker.instance import Executable, LoadError
 from backends.worker.messages import Load
 from backends.worker.python.configuration import ModelConfig as Completion
-from backends.worker.python.errors import TritonModelException
+from backends.worker.python.logger import Logger
 from backends.worker.python.metrics import Metrics
 from backends.worker.python.request import InferenceRequest
 from backends.worker.python.response import InferenceResponse
@@ -27,6 +29,7 @@ from backends.worker.python.session import Session, begin
 _FILE = "model.py"
 _MODULES = Path(__file__).parent / "model_path"
 _CLASS = "TritonPythonModel"
+_OURS = str(Path(__file__).parent)
 
 
 def complete(config: ModelConfig) -> str:
@@ -92,12 +95,11 @@ class PythonModel:
             while batch:
                 returned = self._model.execute(batch)
                 if asyncio.iscoroutine(returned):
-                    returned = self._run(returned)
+                    returned = self._run(returned, batch)
                 batch = self._take(batch, returned, answers)
-        except Exception as error:
-            raise InferenceError(
-                f"Failed to process the request(s) for model '{session.model}', message: {describe(error)}"
-            ) from error
+        except BaseException as error:
+            # `sys.exit` and its like end no instance: Triton's do not end by them either.
+            raise InferenceError(self._fail(batch, error)) from error
         if session.metrics.changed:
             session.exchange.send(session.metrics.told())
         return answers
@@ -107,27 +109,48 @@ class PythonModel:
         if hasattr(self._model, "finalize"):
             self._model.finalize()
 
-    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    def _run(self, coroutine: Coroutine[Any, Any, Any], batch: list[InferenceRequest]) -> Any:
         """Run what an `async def execute` returned: to its end, or in the background where responses are decoupled."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             threading.Thread(target=self._loop.run_forever, name="execute", daemon=True).start()
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        return None if self._session.is_decoupled else future.result()
+        if not self._session.is_decoupled:
+            return future.result()
+        future.add_done_callback(functools.partial(self._ended, batch))
+        return None
+
+    def _ended(self, batch: list[InferenceRequest], future: Future[Any]) -> None:
+        """An `async def execute` came to its end in the background: what it left unanswered failed if it did."""
+        if (error := future.exception()) is not None:
+            message = self._fail((), error)
+            for request in batch:
+                request.get_response_sender().fail(message)
+
+    def _fail(self, batch: Iterable[InferenceRequest], error: BaseException) -> str:
+        """Let nothing more be sent for a batch. Returns the text of the error, which is logged too."""
+        for request in batch:
+            if request.has_sender:
+                request.get_response_sender().close()
+        message = f"Failed to process the request(s) for model '{self._session.model}', message: {describe(error)}"
+        Logger.log_error(message)
+        return message
 
     def _take(self, batch: list[InferenceRequest], returned: Any, answers: list[Answer]) -> list[InferenceRequest]:
         """Check what a model returned and make answers of it. Returns the requests that are to be executed again."""
         session = self._session
-        if returned is None:
-            return []
         if session.is_decoupled:
-            raise TritonModelException(
+            if returned is None:
+                return []
+            raise _Unusable(
                 f"Python model '{session.model}' is using the decoupled mode and the execute function must return None."
             )
+        if returned is None:
+            returned = [None] * len(batch)
         if not isinstance(returned, list):
-            raise TritonModelException(f"Expected a list in the execute return, found type '{type(returned)}'.")
+            raise _Unusable(f"Expected a list in the execute return, found type '{type(returned)}'.")
         if len(returned) != len(batch):
-            raise TritonModelException(
+            raise _Unusable(
                 "Number of InferenceResponse objects do not match the number of InferenceRequest objects."
                 f" InferenceRequest(s) size is:{len(batch)}, and InferenceResponse(s) size is:{len(returned)}\n"
             )
@@ -135,37 +158,45 @@ class PythonModel:
         for request, response in zip(batch, returned, strict=True):
             if request.is_rescheduled:
                 if response is not None:
-                    raise TritonModelException(
+                    raise _Unusable(
                         "Expected a None object in the execute function return list for reschduled request, found type"
                         f" '{type(response)}'."
                     )
                 again.append(request.reissued())
             elif response is not None:
                 if not isinstance(response, InferenceResponse):
-                    raise TritonModelException(
+                    raise _Unusable(
                         "Expected an 'InferenceResponse' object in the execute function return list, found type"
                         f" '{type(response)}'."
                     )
                 answers.append(request.answer(response))
+            elif not request.has_sender:
+                raise _Unusable(f"no response was given or sent for request '{request.request_id()}'")
         return again
 
 
 def describe(error: BaseException) -> str:
-    """An exception in the words of Triton's Python backend: its type, its text, and the frames, innermost first."""
-    if isinstance(error, TritonModelException):
+    """An exception in the words of Triton's Python backend: its type, its text, and the frames, innermost first.
+
+    Frames of this package are left out: they stand where Triton's have no Python.
+    """
+    if isinstance(error, _Unusable):
         return str(error)
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    text = f"{type(error).__name__}: {str(error) or '<EMPTY MESSAGE>'}"
     trace = error.__traceback__
-    if trace is None:
-        return text
-    while trace.tb_next is not None:
+    while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    frame: FrameType | None = trace.tb_frame
+    frame = trace.tb_frame if trace is not None else None
     lines = []
     while frame is not None and frame.f_code.co_filename != __file__:
-        lines.append(f"  {frame.f_code.co_filename}({frame.f_lineno}): {frame.f_code.co_name}\n")
+        if not frame.f_code.co_filename.startswith(_OURS):
+            lines.append(f"  {frame.f_code.co_filename}({frame.f_lineno}): {frame.f_code.co_name}\n")
         frame = frame.f_back
     return f"{text}\n\nAt:\n{''.join(lines)}" if lines else text
+
+
+class _Unusable(Exception):
+    """What a model returned cannot be sent."""
 
 
 class _Failures:

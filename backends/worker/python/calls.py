@@ -20,44 +20,48 @@ from backends.worker.python.session import Session
 from backends.worker.python.tensor import Tensor
 
 _DECOUPLED = (
-    "Model {} is using the decoupled. The current BLS request call doesn't support models using the decoupled"
-    " transaction policy. Please use 'decoupled=True' argument to the 'exec' or 'async_exec' calls for decoupled"
-    " models.'"
+    "Model {0} - Error when running inference: Model {0} is using the decoupled. The current BLS request call doesn't"
+    " support models using the decoupled transaction policy. Please use 'decoupled=True' argument to the 'exec' or"
+    " 'async_exec' calls for decoupled models.'"
 )
 
 
 class ResponseIterator:
     """The responses of a decoupled model as they come, the last one included, which may be empty.
 
-    Dropping it before its end cancels the request.
+    They are kept, and can be iterated over again. Dropping it before the last has come cancels the request.
     """
 
-    def __init__(self, exchange: Exchange, box: SimpleQueue[Answer | None], id: int) -> None:
+    def __init__(self, exchange: Exchange, box: SimpleQueue[Answer | None], asked: int) -> None:
         self._exchange = exchange
         self._box = box
-        self._id = id
-        self._is_done = False
+        self._asked = asked
+        self._come: list[InferenceResponse] = []
+        self._next = 0
+        self._is_complete = False
 
     def __iter__(self) -> ResponseIterator:
+        self._next = 0
         return self
 
     def __next__(self) -> InferenceResponse:
-        if self._is_done:
-            raise StopIteration
-        respond, outputs = self._exchange.wait(self._box)
-        self._is_done = respond.final
-        return _response(respond, outputs)
+        if self._next == len(self._come):
+            if self._is_complete:
+                raise StopIteration("Iteration is done for the responses.")
+            respond, outputs = self._exchange.wait(self._box)
+            self._is_complete = respond.final
+            self._come.append(_response(respond, outputs))
+        self._next += 1
+        return self._come[self._next - 1]
 
     def cancel(self) -> None:
         """Want no more responses; what is on its way still comes, and the final one."""
-        self._exchange.leave(self._id)
+        self._exchange.leave(self._asked)
 
     def __del__(self) -> None:
-        if not self._is_done:
-            try:
-                self._exchange.leave(self._id)
-            except OSError:
-                pass  # the host is gone
+        if not self._is_complete:
+            with contextlib.suppress(OSError):  # the host is gone
+                self._exchange.leave(self._asked)
 
 
 def ask(session: Session, question: Infer, inputs: Sequence[Tensor], *, decoupled: bool) -> Any:
@@ -104,7 +108,7 @@ class _Only:
     def response(self) -> InferenceResponse:
         assert self._found is not None
         if self._number > 1:
-            return InferenceResponse(error=TritonError(_DECOUPLED.format(self._model), TritonError.INVALID_ARG))
+            return InferenceResponse(error=TritonError(_DECOUPLED.format(self._model)))
         return _response(*self._found)
 
 

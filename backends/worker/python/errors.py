@@ -49,10 +49,5 @@ class TritonError:
         return self._code
 
 
-def code_of(status: str) -> ErrorCode:
-    """The code for a wire's word; INTERNAL for one that Triton has not."""
-    return ErrorCode[status] if status in ErrorCode.__members__ else ErrorCode.INTERNAL
-
-
 def status_of(code: ErrorCode) -> Code:
     return Code[code.name]

@@ -110,12 +110,20 @@ class InferenceRequest:
         self._sender = None
         self._release = RELEASE_ALL
         self._wanted = frozenset(request.head.outputs) if request.head.outputs else session.outputs
+        if session.is_decoupled:
+            # From now on somebody answers, or fails the request by dropping it.
+            self.get_response_sender()
         return self
 
     @property
     def is_rescheduled(self) -> bool:
         """Whether the model wants this request once more."""
         return bool(self._release & RELEASE_RESCHEDULE)
+
+    @property
+    def has_sender(self) -> bool:
+        """Whether something else than `execute` may answer."""
+        return self._sender is not None
 
     def reissued(self) -> InferenceRequest:
         """The same request, to be executed again."""

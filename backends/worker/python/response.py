@@ -9,7 +9,7 @@ from typing import Any
 from backends.worker.exchange import Answer
 from backends.worker.frames import heads
 from backends.worker.messages import Respond, Scalar
-from backends.worker.python.errors import TritonError, TritonModelException, code_of, status_of
+from backends.worker.python.errors import TritonError, TritonModelException, status_of
 from backends.worker.python.tensor import Tensor
 
 
@@ -37,8 +37,8 @@ class InferenceResponse:
 
     @classmethod
     def received(cls, respond: Respond, outputs: Sequence[Tensor]) -> InferenceResponse:
-        """The answer of another model."""
-        error = TritonError(respond.message, code_of(respond.error)) if respond.error else None
+        """The answer of another model. Whatever the code of its error was, it is INTERNAL to who asked in between."""
+        error = TritonError(respond.message) if respond.error else None
         response = cls(outputs, error)
         response._parameters = respond.parameters
         return response

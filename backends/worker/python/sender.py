@@ -63,6 +63,10 @@ class InferenceResponseSender:
             self._check(response)
             self.is_closed = True
 
+    def close(self) -> None:
+        """Send nothing more: the request is answered otherwise."""
+        self.is_closed = True
+
     def fail(self, message: str) -> None:
         """End the answers with an error, unless they have ended."""
         with self._lock:
