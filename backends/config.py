@@ -29,6 +29,7 @@ class InstanceGroup(msgspec.Struct, frozen=True):
     gpus: tuple[int, ...] = ()
     name: str = ""
     passive: bool = False
+    profile: tuple[str, ...] = ()
     rate_limiter: RateLimiter | None = None
 
 

@@ -34,7 +34,7 @@ class _Result:
     """An output of a run as the configuration has it; `shape` is what the model itself makes of `dims`, if not that."""
 
     name: str
-    dtype: np.dtype[np.generic]
+    datatype: str
     dims: tuple[int, ...] = ()
     shape: tuple[int, ...] | None = None
 
@@ -49,13 +49,16 @@ class ArrayModel:
         self._inputs = {entry.name: entry for entry in config.input}
         self._outputs = {
             entry.name: _Result(
-                entry.name, _dtype(entry.data_type), entry.dims, entry.reshape.shape if entry.reshape else None
+                entry.name,
+                DATATYPE_OF_TYPE[entry.data_type],
+                entry.dims,
+                entry.reshape.shape if entry.reshape else None,
             )
             for entry in config.output
         }
         states = config.sequence_batching.state if config.sequence_batching is not None else ()
         for state in states:
-            self._outputs.setdefault(state.output_name, _Result(state.output_name, _dtype(state.data_type)))
+            self._outputs.setdefault(state.output_name, _Result(state.output_name, DATATYPE_OF_TYPE[state.data_type]))
         self._states = tuple(state.output_name for state in states)
         self._all = tuple(self._outputs)
 
@@ -133,9 +136,10 @@ class ArrayModel:
     def _shaped(self, name: str, array: Array) -> Array:
         """An output in the type and the shape that the configuration says it has."""
         result = self._outputs[name]
-        if result.dtype not in (array.dtype, object):
+        dtype = DTYPES[result.datatype]
+        if dtype not in (array.dtype, object):
             raise InferenceError(
-                f"model '{self._name}' gave output '{name}' of {array.dtype} instead of {result.dtype}", Code.INTERNAL
+                f"model '{self._name}' gave output '{name}' of {array.dtype} instead of {dtype}", Code.INTERNAL
             )
         return array if result.shape is None else self._reshape(array, result.shape, result.dims)
 
@@ -151,13 +155,7 @@ def failure(request: Request, error: InferenceError) -> Answer:
 
 
 def _answer(request: Request, names: Sequence[str], results: Sequence[tuple[_Result, Array]]) -> Answer:
-    outputs: list[Tensor] = [to_tensor(result.name, array) for result, array in results if result.name in names]
+    outputs: list[Tensor] = [
+        to_tensor(result.name, result.datatype, array) for result, array in results if result.name in names
+    ]
     return Respond(request.head.id, heads(outputs)), outputs
-
-
-def _dtype(data_type: str) -> np.dtype[np.generic]:
-    """Raises `InferenceError` for a type that arrays have not."""
-    dtype = DTYPES.get(DATATYPE_OF_TYPE.get(data_type, ""))
-    if dtype is None:
-        raise InferenceError(f"{data_type} is not supported for the outputs of this backend", Code.UNSUPPORTED)
-    return dtype

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from backends.config import Input, ModelConfig, Output
@@ -149,6 +151,16 @@ def _check_dims(config: ModelConfig, name: str, dims: tuple[int, ...], shape: tu
 
 def _shown(shape: tuple[int, ...]) -> str:
     return "[" + ",".join(map(str, shape)) + "]"
+
+
+def library(name: str, config: ModelConfig, extra: str) -> ModuleType:
+    """The library that runs a model, imported now. Raises `LoadError` that says how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise LoadError(
+            f"model '{config.name}' needs {name}, which cannot be imported ({error}): pip install 'tritium[{extra}]'"
+        ) from error
 
 
 def model_file(config: ModelConfig, usual: str) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from backends.config import InstanceGroup, ModelConfig, read
+from backends.errors import InvalidRequest
 from backends.worker.calls import Calls
 from backends.worker.executor import Executor
 from backends.worker.messages import Cancel, Control, Executed, Infer, Message, Metrics, Pace, Respond
@@ -113,7 +114,10 @@ class Instances:
             document = await instance.completed()
             self.config = read(document, version=config.version, path=config.path, arguments=config.arguments)
         if completed is not None:
-            self.executor = self._open(self.config, self._count)
+            try:
+                self.executor = self._open(self.config, self._count)
+            except InvalidRequest as error:
+                raise LoadFailed(error.message) from error
             completed.set_result(None)
         await instance.loaded()
         assert self.executor is not None

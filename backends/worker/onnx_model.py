@@ -12,7 +12,7 @@ from backends.errors import Code, InferenceError
 from backends.worker import text_model
 from backends.worker.array_model import ArrayModel
 from backends.worker.arrays import Array
-from backends.worker.completion import Signature, check, completed, model_file
+from backends.worker.completion import Signature, check, completed, library, model_file
 from backends.worker.exchange import Exchange
 from backends.worker.instance import Executable, LoadError
 from backends.worker.messages import Load
@@ -79,12 +79,7 @@ class _OnnxSession:
 
 
 def _session(config: ModelConfig, device: int) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise LoadError(
-            f"model '{config.name}' needs onnxruntime, which is not installed: pip install 'tritium[onnxruntime]'"
-        ) from error
+    onnxruntime = library("onnxruntime", config, "onnxruntime")
     file = model_file(config, "model.onnx")
     try:
         return onnxruntime.InferenceSession(
@@ -102,9 +97,7 @@ def _run_options(config: ModelConfig) -> Any:
     shrinking = config.parameters.get("memory.enable_memory_arena_shrinkage")
     if not shrinking:
         return None
-    import onnxruntime
-
-    options = onnxruntime.RunOptions()
+    options = library("onnxruntime", config, "onnxruntime").RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrinking)
     return options
 

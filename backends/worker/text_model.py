@@ -103,7 +103,7 @@ class TextModel:
         for request, member in zip(requests, members, strict=True):
             end = start + len(member[0])
             rows = results[start:end]
-            outputs = [to_tensor(self._output, rows if isinstance(rows, np.ndarray) else _padded(rows))]
+            outputs = [to_tensor(self._output, "FP32", rows if isinstance(rows, np.ndarray) else _padded(rows))]
             counted = member[:1] if self._text.task == "rerank" else member
             count = sum(len(element) for column in counted for element in column) // 4
             answers.append((Respond(request.head.id, heads(outputs), {USAGE: count}), outputs))

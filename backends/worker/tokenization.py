@@ -10,13 +10,22 @@ import os
 from array import array
 from collections.abc import Sequence
 
+from backends.config import ModelConfig
 from backends.errors import Code, InferenceError, InvalidRequest
 from backends.tensors import Tensor, elements, join
+from backends.worker.frames import heads
 from backends.worker.messages import Infer
-from backends.worker.text import PROMPT_NAME, TOKENIZED, Text
+from backends.worker.scheduling import Entry
+from backends.worker.text import PROMPT_NAME, TOKENIZED, Text, read
 
 # What takes longer than a turn of the event loop may last: tokenizing costs some 20 µs for each 100 bytes.
 _LONG_BYTES = 8192
+
+
+def tokenization_of(config: ModelConfig) -> Tokenization | None:
+    """The tokenizer that a model declares, None where it takes no texts. Raises `InvalidRequest`."""
+    text = read(config)
+    return None if text is None else Tokenization(text)
 
 
 class Tokenization:
@@ -43,15 +52,16 @@ class Tokenization:
         self._vocabulary_size = tokenizer.get_vocab_size(with_added_tokens=True)
 
     def is_long(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether `tokenized` should be called in a thread: it lets go of the interpreter."""
+        """Whether `replace` should be called in a thread: it lets go of the interpreter."""
         return sum(tensor.size_bytes for tensor in tensors) > _LONG_BYTES
 
-    def tokenized(self, infer: Infer, tensors: Sequence[Tensor]) -> tuple[list[Tensor], int]:
-        """The request's tensors with tokens in the place of texts, and the length of its longest row.
+    def replace(self, entry: Entry) -> None:
+        """Put tokens in the place of an entry's texts; its cost is the length of its longest row.
 
         Raises `InferenceError` for a text that is not UTF-8 or, unless it may be cut, too long.
         """
-        by_name = {tensor.name: tensor for tensor in tensors}
+        infer = entry.infer
+        by_name = {tensor.name: tensor for tensor in entry.tensors}
         columns = [_column(by_name[name]) for name in self._text.inputs if name in by_name]
         if len(columns) != len(self._text.inputs):
             raise InferenceError(f"the inputs {', '.join(self._text.inputs)} are wanted", Code.INVALID_ARG)
@@ -64,11 +74,12 @@ class Tokenization:
                 self._singles(column, self._prompt(infer, name))
                 for column, name in zip(columns, self._text.inputs, strict=True)
             ]
-        longest = max((len(element) for column in encoded for element in column), default=0) // 4
-        made = []
-        for name, column in zip(self._text.inputs, encoded, strict=True):
-            made.append(Tensor(name, "BYTES", by_name[name].shape, join(column)))
-        return made, longest
+        entry.tensors = [
+            Tensor(name, "BYTES", by_name[name].shape, join(column))
+            for name, column in zip(self._text.inputs, encoded, strict=True)
+        ]
+        infer.inputs = heads(entry.tensors)
+        entry.cost = max((len(element) for column in encoded for element in column), default=0) // 4
 
     def _prompt(self, infer: Infer, input_name: str) -> str:
         """What goes before a text: the prompt that the request names, that of the input's name, the default one."""

@@ -1,0 +1,7 @@
+"""ONNX models in workers, by onnxruntime."""
+
+from __future__ import annotations
+
+from backends.worker.libraries import connect, launch
+
+__all__ = ["connect", "launch"]

@@ -1,0 +1,7 @@
+"""TensorFlow SavedModels in workers."""
+
+from __future__ import annotations
+
+from backends.worker.libraries import connect, launch
+
+__all__ = ["connect", "launch"]
