@@ -66,7 +66,9 @@ class WorkerModel:
 
     async def statistics(self) -> ModelStatistics:
         self._follow()
-        upstreams = [upstream for upstream in self._upstreams.values() if upstream.is_connected]
+        upstreams = [upstream for upstream in self._upstreams.values() if upstream.is_connected or upstream.is_ready]
+        if not upstreams:
+            raise Unavailable(f"The model '{self.config.name}' has no process that could tell its statistics.")
         total = ModelStatistics()
         try:
             async with asyncio.timeout(_STATISTICS_SECONDS):

@@ -16,6 +16,8 @@ from backends.worker.counters import Counters, Reason
 from backends.worker.frames import heads, tensors
 from backends.worker.link import Link
 from backends.worker.messages import Cancel, Execute, Executed, Infer, Pace, Respond
+from backends.worker.options import TIMEOUT_PARAMETER, execution_timeout_seconds
+from backends.worker.tokenization import Tokenization, tokenization_of
 
 _NOTHING = memoryview(b"")
 
@@ -37,6 +39,11 @@ class Worker(Protocol):
     running: dict[int, Request]
     batch: Batch | None
     began_ns: int
+    overtime: asyncio.TimerHandle | None
+
+    def kill(self, reason: str) -> None:
+        """End it at once; `reason` follows 'the instance' in what its requests are told."""
+        ...
 
 
 @dataclass(slots=True)
@@ -64,6 +71,9 @@ class Executor:
         self._is_decoupled = config.model_transaction_policy.decoupled
         self._is_idempotent = config.parameters.get("idempotent") == "true"
         self._cache = None if self._is_decoupled or config.sequence_batching is not None else cache
+        self._tokenization = tokenization_of(config)
+        self._tokenizing: set[asyncio.Task[None]] = set()
+        self._limit_seconds = execution_timeout_seconds(config)
         self._idle: list[Worker] = []
         self._under_way = 0
         self._next_id = 1
@@ -99,6 +109,38 @@ class Executor:
             return
         if self._cache is not None and self._answer_from_cache(self._cache, request, now_ns):
             return
+        if self._tokenization is not None:
+            self._tokenize(self._tokenization, request, now_ns)
+        else:
+            self._schedule(request, now_ns)
+
+    def _tokenize(self, tokenization: Tokenization, request: Request, now_ns: int) -> None:
+        """Make tokens of texts: at once, or in a thread where they are long."""
+        entry = request.entry
+        if tokenization.is_long(entry.tensors):
+            task = asyncio.get_running_loop().create_task(self._tokenize_long(tokenization, request))
+            self._tokenizing.add(task)
+            task.add_done_callback(self._tokenizing.discard)
+            return
+        try:
+            tokenization.replace(entry)
+        except InferenceError as error:
+            self._refuse(request, error)
+            return
+        self._schedule(request, now_ns)
+
+    async def _tokenize_long(self, tokenization: Tokenization, request: Request) -> None:
+        try:
+            await asyncio.to_thread(tokenization.replace, request.entry)
+        except InferenceError as error:
+            self._refuse(request, error)
+            return
+        if request.entry.is_cancelled:
+            self._refuse(request, InferenceError("Request was cancelled", Code.CANCELLED), Reason.CANCELED)
+            return
+        self._schedule(request, time.monotonic_ns())
+
+    def _schedule(self, request: Request, now_ns: int) -> None:
         try:
             self._scheduler.add(request.entry, now_ns)
         except InferenceError as error:
@@ -140,6 +182,8 @@ class Executor:
         now_ns = time.monotonic_ns()
         self._scheduler.lost(worker.number, now_ns)
         worker.batch = None
+        if worker.overtime is not None:
+            worker.overtime.cancel()
         requests = list(worker.running.values())
         worker.running.clear()
         for request in requests:
@@ -175,6 +219,8 @@ class Executor:
         if batch is None:
             return
         worker.batch = None
+        if worker.overtime is not None:
+            worker.overtime.cancel()
         now_ns = time.monotonic_ns()
         self.counters.executed(batch, worker.began_ns, now_ns, executed)
         self._scheduler.done(worker.number, batch, now_ns)
@@ -192,6 +238,9 @@ class Executor:
             request.worker = worker
             running[entry.infer.id] = request
         worker.link.send(Execute(batch.messages), batch.tensors)
+        if self._limit_seconds is not None:
+            reason = f"was killed: it executed for longer than {TIMEOUT_PARAMETER} ({self._limit_seconds:g})"
+            worker.overtime = asyncio.get_running_loop().call_later(self._limit_seconds, worker.kill, reason)
 
     def _go_on(self, now_ns: int) -> None:
         """Give each idle instance what it should run now."""

@@ -69,9 +69,10 @@ class Host:
         return executor
 
     def _announce(self) -> None:
-        instances = self._instances
-        reason = "the model is stopping" if self._is_stopping else instances.reason
-        self._desk.announce(Status(ready=self._is_ready(), alive=instances.alive, reason=reason))
+        self._desk.announce(Status(ready=self._is_ready(), alive=self._instances.alive, reason=self._reason()))
+
+    def _reason(self) -> str:
+        return "the model is stopping" if self._is_stopping else self._instances.reason
 
     def _is_ready(self) -> bool:
         return self._instances.has_loaded and self._instances.alive > 0 and not self._is_stopping
@@ -88,7 +89,7 @@ class Host:
             case "/health":
                 if self._is_ready():
                     return 200, b"{}"
-                return 500 if instances.failure else 503, msgspec.json.encode({"error": instances.reason})
+                return 500 if instances.failure else 503, msgspec.json.encode({"error": self._reason()})
             case "/config":
                 return 200, instances.config.document.encode()
             case "/statistics":

@@ -11,6 +11,9 @@ import msgspec
 from backends.config import ModelConfig
 from backends.errors import InvalidRequest
 
+TIMEOUT_PARAMETER = "execution_timeout_seconds"
+"""A model's parameter: how long an execution may take before its instance is killed."""
+
 CONFIG_VARIABLE = "TRITIUM_WORKER_CONFIG"
 OPTIONS_VARIABLE = "TRITIUM_WORKER_OPTIONS"
 
@@ -51,3 +54,18 @@ def read_environment() -> tuple[ModelConfig, Options]:
     packed = os.environ.pop(CONFIG_VARIABLE)
     config = msgspec.json.decode(zlib.decompress(base64.b64decode(packed)), type=ModelConfig)
     return config, msgspec.json.decode(os.environ.pop(OPTIONS_VARIABLE, "{}"), type=Options)
+
+
+def execution_timeout_seconds(config: ModelConfig) -> float | None:
+    """How long an execution may take, None where there is no limit. Raises `InvalidRequest`."""
+    text = config.parameters.get(TIMEOUT_PARAMETER)
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        name = TIMEOUT_PARAMETER
+        raise InvalidRequest(f"Model {config.name!r}: the parameter {name} is {text!r}, not seconds.", param=name)
+    return seconds

@@ -22,6 +22,7 @@ _logger = logging.getLogger(__name__)
 # Between the end of the link, on which an instance finalizes its model, and SIGKILL.
 _GRACE_SECONDS = 8.0
 _EXIT_SECONDS = 1.0
+_STATUSES = ("Internal: ", "Invalid argument: ", "Not found: ", "Unavailable: ", "Unsupported: ", "Unknown: ")
 
 
 class LoadFailed(Exception):
@@ -47,7 +48,7 @@ class Owner(Protocol):
 
 
 class Instance:
-    """One instance: at any time at most one process. `running` to `began_ns` are the executor's.
+    """One instance: at any time at most one process. `running` to `overtime` are the executor's.
 
     `is_working` once it has loaded and as long as its link lives; `warming` is what takes its answers during warm-up.
     """
@@ -61,6 +62,7 @@ class Instance:
         self.running: dict[int, Request] = {}
         self.batch: Batch | None = None
         self.began_ns = 0
+        self.overtime: asyncio.TimerHandle | None = None
         self.calls: dict[int, Call] = {}
         self.is_working = False
         self.warming: Warming | None = None
@@ -166,7 +168,7 @@ class Instance:
         elif type(message) is Loaded:
             self._loaded.set_result(None)
         elif type(message) is Failed:
-            self._loaded.set_exception(LoadFailed(message.message))
+            self._loaded.set_exception(LoadFailed(_worded(message.message)))
         else:
             self._owner.received(self, message, payload)
 
@@ -177,3 +179,8 @@ class Instance:
 
     def paused(self, is_paused: bool) -> None:
         pass  # it has one batch at most
+
+
+def _worded(message: str) -> str:
+    """A model's failure with Triton's word for its status, `Internal` where the model's loader had none."""
+    return message if message.startswith(_STATUSES) else f"Internal: {message}"

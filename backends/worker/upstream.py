@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Self
 
-from backends.errors import Code, InferenceError, ServingError, Unavailable
+from backends.errors import Code, InferenceError, ServingError
 from backends.model import InferRequest, InferResponse, Models
 from backends.statistics import ModelStatistics
 from backends.tensors import Tensor
@@ -155,9 +155,7 @@ class Upstream:
             self._close_if_done()
 
     async def statistics(self) -> ModelStatistics:
-        """Ask the host. Raises `Unavailable`."""
-        if self._link is None:
-            raise Unavailable(f"The statistics of the model '{self._name}' cannot be had: {self.reason}.")
+        """Ask the host. Raises `ServingError` when it cannot be reached."""
         number = self._next_id
         self._next_id += 1
         told: asyncio.Future[ModelStatistics] = self.loop.create_future()
@@ -195,7 +193,8 @@ class Upstream:
                 _, link = await self.loop.create_unix_connection(lambda: Link(self), self._path)
             except OSError as error:
                 self._has_failed = self._has_failed or self.is_expected
-                self._fail(Unavailable(f"The model '{self._name}' cannot be reached: {error.strerror or error}."))
+                text = f"The model '{self._name}' cannot be reached: {error.strerror or error}."
+                self._fail(InferenceError(text, Code.UNAVAILABLE))
                 self._wake.clear()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause_seconds):

@@ -94,9 +94,8 @@ def _data(config: ModelConfig, sample: Warmup, name: str, wanted: WarmupInput, d
         try:
             return file.read_bytes()
         except OSError as error:
-            raise WarmupFailed(
-                f"failed to read warmup sample '{sample.name}', input '{name}': {file}: {error}"
-            ) from error
+            text = f"failed to read warmup sample '{sample.name}', input '{name}': {file}: {error.strerror}"
+            raise WarmupFailed(text) from error
     if datatype == "BYTES":
         return bytes(4 * count)  # empty strings: each is its length alone
     if not wanted.random_data:

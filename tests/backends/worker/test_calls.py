@@ -1,0 +1,204 @@
+"""Models that call models: through the server process that asked, with decoupled answers, under concurrency."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backends.errors import Code
+from backends.worker.client import WorkerModel
+from tests.backends.worker.hosts import (
+    STEADY,
+    NoModels,
+    RunningHost,
+    answer,
+    answers,
+    appears,
+    connected,
+    host,
+    request,
+    statistics_of,
+    values,
+)
+from tests.processes import holds
+
+REPEATING = """
+import json, os, threading, time
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            threading.Thread(target=self.send, args=(request, request.get_response_sender())).start()
+
+    def send(self, request, sender):
+        does = json.loads(request.parameters())
+        x = pb_utils.get_input_tensor_by_name(request, "X").as_numpy()
+        for number in range(does.get("times", 3)):
+            if request.is_cancelled():
+                open(does["cancelled"], "w").close()
+                break
+            if "sent" in does:
+                with open(does["sent"], "w") as file:
+                    file.write(str(number))
+            time.sleep(does.get("pause", 0))
+            sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("Y", x + number)]))
+        sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
+"""Answers `times` times; `sent` names a file that says how often, `cancelled` one that is made when it may stop."""
+
+CALLING = """
+import json
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        does = json.loads(request.parameters())
+        x = pb_utils.get_input_tensor_by_name(request, "X")
+        passed = {key: does[key] for key in ("begun", "until") if key in does}
+        inner = pb_utils.InferenceRequest(
+            model_name=does["model"], requested_output_names=["Y"], inputs=[x], parameters=passed
+        )
+        if "decoupled" in does:
+            total = np.zeros_like(x.as_numpy())
+            for response in inner.exec(decoupled=True):
+                if response.has_error():
+                    return pb_utils.InferenceResponse(error=response.error())
+                for output in response.output_tensors():
+                    total += output.as_numpy()
+            return pb_utils.InferenceResponse([pb_utils.Tensor("Y", total)])
+        response = inner.exec()
+        if response.has_error():
+            return pb_utils.InferenceResponse(error=response.error())
+        y = pb_utils.get_output_tensor_by_name(response, "Y").as_numpy()
+        return pb_utils.InferenceResponse([pb_utils.Tensor("Y", y + 1)])
+"""
+"""One more than what `model` answers, or the sum of its answers where it is `decoupled`."""
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RunningHost]]:
+    decoupled = {"model_transaction_policy": {"decoupled": True}}
+    with (
+        host(tmp_path_factory.mktemp("steady"), STEADY) as steady,
+        host(tmp_path_factory.mktemp("repeating"), REPEATING, **decoupled) as repeating,
+        host(tmp_path_factory.mktemp("calling"), CALLING, instance_group=[{"count": 2, "kind": "KIND_CPU"}]) as calling,
+    ):
+        yield {"steady": steady, "repeating": repeating, "calling": calling}
+
+
+@pytest.fixture
+async def models(hosts: dict[str, RunningHost]) -> AsyncIterator[dict[str, WorkerModel]]:
+    async with connected(hosts["steady"]) as steady, connected(hosts["repeating"]) as repeating:
+        known = NoModels(steady=steady, repeating=repeating)
+        async with connected(hosts["calling"], known) as calling:
+            yield {"steady": steady, "repeating": repeating, "calling": calling}
+
+
+async def test_a_decoupled_model_answers_in_order_and_ends_with_a_final_one(models: dict[str, WorkerModel]) -> None:
+    found = await answers(models["repeating"], request([5], times=3))
+    assert [values(response) for response in found[:-1]] == [[[5]], [[6]], [[7]]]
+    assert [response.final for response in found] == [False, False, False, True]
+    assert found[-1].is_empty
+    told = await models["repeating"].statistics()
+    assert told.first_response_ms["sum"] > 0
+
+
+async def test_a_model_calls_another_one_from_thirty_two_requests_at_once(models: dict[str, WorkerModel]) -> None:
+    asked = [request([number], model="steady") for number in range(32)]
+    found = await asyncio.gather(*(answer(models["calling"], one) for one in asked))
+    assert [values(response) for response in found] == [[[2 * number + 1]] for number in range(32)]
+
+
+async def test_a_model_calls_a_decoupled_one_from_thirty_two_requests_at_once(models: dict[str, WorkerModel]) -> None:
+    asked = [request([number], model="repeating", decoupled=True) for number in range(32)]
+    found = await asyncio.gather(*(answer(models["calling"], one) for one in asked))
+    assert [values(response) for response in found] == [[[3 * number + 3]] for number in range(32)]
+
+
+async def test_a_call_that_fails_tells_the_model_why(models: dict[str, WorkerModel]) -> None:
+    unknown = (await answer(models["calling"], request(model="nobody"))).error
+    assert unknown is not None
+    assert "there is no nobody" in unknown.message
+    unfit = request(model="steady")
+    unfit.inputs[0].shape = (9, 1)
+    unfit.inputs[0].data = bytes(36)
+    error = (await answer(models["calling"], unfit)).error
+    assert error is not None
+    assert "inference request batch-size must be <= 8 for 'm'" in error.message
+
+
+async def test_a_call_ends_with_its_caller(
+    hosts: dict[str, RunningHost], models: dict[str, WorkerModel], tmp_path: Path
+) -> None:
+    begun = tmp_path / "begun"
+    before = set(hosts["calling"].instances())
+    asked = request(model="steady", begun=str(begun), until=str(tmp_path / "never"))
+    calling = asyncio.create_task(answer(models["calling"], asked))
+    await appears(begun)
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    await appears(tmp_path / "begun.cancelled")
+    error = (await calling).error
+    assert error is not None
+    assert error.status is Code.UNAVAILABLE
+    await holds(models["calling"].ready)
+
+
+async def test_a_call_whose_server_process_leaves_fails(hosts: dict[str, RunningHost], tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    async with connected(hosts["steady"]) as steady, connected(hosts["calling"], NoModels(steady=steady)) as leaving:
+        asked = request(model="steady", begun=str(begun), until=str(tmp_path / "never"))
+        calling = leaving.infer(asked)
+        await appears(begun)
+        failures = (await leaving.statistics()).inference_stats.success.count
+        (upstream,) = leaving._upstreams.values()
+        assert upstream._link is not None
+        upstream._link.abort()
+        await appears(tmp_path / "begun.cancelled")
+        await holds(leaving.ready)
+        await statistics_of(leaving, lambda told: told.inference_stats.success.count == failures + 1)
+        await calling.aclose()
+
+
+async def test_a_slow_reader_holds_its_own_stream_back_and_no_other(
+    models: dict[str, WorkerModel], tmp_path: Path
+) -> None:
+    sent = tmp_path / "sent"
+    slow = models["repeating"].infer(request([1], times=100_000, sent=str(sent), cancelled=str(tmp_path / "cancelled")))
+    assert values(await anext(slow)) == [[1]]
+    assert len(await answers(models["repeating"], request([1], times=10))) == 11
+
+    reached = [-1, -2]
+
+    def stands_still() -> bool:
+        reached.append(int(sent.read_text() or 0))
+        return reached[-1] > 60 and reached[-1] == reached[-2] == reached[-3]
+
+    await holds(stands_still)
+    assert reached[-1] < 5_000
+    found = [values(await anext(slow))[0][0] for _ in range(reached[-1] + 500)]
+    assert found == list(range(2, len(found) + 2))
+    await slow.aclose()
+    await appears(tmp_path / "cancelled")
+
+
+async def test_leaving_a_stream_ends_it_in_the_model(models: dict[str, WorkerModel], tmp_path: Path) -> None:
+    cancelled = tmp_path / "cancelled"
+    stream = models["repeating"].infer(request([1], times=10_000, pause=0.002, cancelled=str(cancelled)))
+    assert values(await anext(stream)) == [[1]]
+    await stream.aclose()
+    await appears(cancelled)
+
+
+async def test_a_large_answer_to_a_call_passes_unchanged(models: dict[str, WorkerModel]) -> None:
+    numbers = np.arange(1_000_000, dtype=np.int32)
+    response = await answer(models["calling"], request(numbers, model="steady"))
+    assert values(response) == [(2 * numbers + 1).tolist()]
