@@ -21,6 +21,8 @@ from gateway.body import Receive
 from gateway.errors import render
 from gateway.health import readiness
 from gateway.intake import Scope, serve
+from gateway.kserve.dataplane import DataPlane
+from gateway.kserve.http import KServe
 from gateway.openai import chat, completions, embeddings, messages, models, rerank, responses, tokenize
 from gateway.operations import ERROR_SCHEMA, Operation, error_document
 from gateway.plane import Plane
@@ -38,6 +40,7 @@ OPERATIONS: tuple[Operation, ...] = (
 )
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
+_ENVELOPED = ("/v1/", "/admin/")
 _METHODS = ("DELETE", "GET", "HEAD", "POST")
 
 
@@ -59,9 +62,10 @@ class App:
     again. The same endpoints stand in FastAPI's routes, which answer 405 to other methods.
     """
 
-    def __init__(self, plane: Plane) -> None:
+    def __init__(self, plane: Plane, dataplane: DataPlane | None = None) -> None:
         endpoints = {operation.path: Endpoint(plane, operation) for operation in OPERATIONS}
         self._hot = endpoints
+        self._kserve = KServe(plane, DataPlane(plane.registry) if dataplane is None else dataplane)
         self._telemetry = plane.telemetry
         self._fastapi = _fastapi(plane, endpoints)
 
@@ -71,6 +75,9 @@ class App:
             if endpoint is not None:
                 await endpoint(scope, receive, send)
                 return
+        if scope["type"] == "http" and scope["path"].startswith("/v2") and scope["path"] not in self._hot:
+            await self._kserve(scope, receive, send)
+            return
         request_id = self._telemetry.request_id(dict(scope["headers"]).get(b"x-request-id"))
         scope["state"] = {"request_id": request_id}
 
@@ -185,8 +192,10 @@ def _open_routes(plane: Plane) -> APIRouter:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """What the router raises: no such path (404), another method (405)."""
+    """What the router raises: no such path (404; as Triton words it beside OpenAI's), another method (405)."""
     assert isinstance(error, HTTPException)
+    if error.status_code == 404 and not request.url.path.startswith(_ENVELOPED):
+        return JSONResponse({"error": error.detail}, error.status_code)
     fields = {
         "message": f"{error.detail}: {request.method} {request.url.path}",
         "type": "invalid_request_error",

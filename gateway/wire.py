@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from backends.model import Headers
+from backends.tensors import Buffer
 
 EXTENSION = "tritium.wire"
 """Where the ASGI scope's `extensions` hold the `Wire`."""
@@ -58,6 +59,9 @@ class _Nowhere(asyncio.Transport):
     def write(self, data: Any) -> None:
         pass
 
+    def writelines(self, list_of_data: Iterable[Any]) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -82,6 +86,7 @@ class Wire(asyncio.Transport):
 
     __slots__ = (
         "_held_back",
+        "_is_large",
         "_lookout",
         "_outbox",
         "_pending",
@@ -107,7 +112,8 @@ class Wire(asyncio.Transport):
         self._outbox = outbox
         self.loop = outbox.loop
         self._transport = transport
-        self._pending: list[bytes] = []
+        self._pending: list[Buffer] = []
+        self._is_large = False
         self._trailers = b""
         self._waiter: asyncio.Future[None] | None = None
         self._held_back = False
@@ -134,10 +140,11 @@ class Wire(asyncio.Transport):
         pending.append(data)
         return True
 
-    def answer(self, status: int, lines: bytes, body: bytes) -> bool:
+    def answer(self, status: int, lines: bytes, body: bytes, more: Sequence[Buffer] = ()) -> bool:
         """A whole answer past ASGI, with these lines in its head; its length and the date are added.
 
-        False, and nothing is done, where uvicorn has to do more than write it. Two ASGI messages cost 4 µs.
+        `more` follows the body, each part written as it is, not copied: for what is large. False, and nothing is
+        done, where uvicorn has to do more than write it. Two ASGI messages cost 4 µs.
         """
         cycle = self.cycle
         if cycle is None or cycle.response_started or cycle.disconnected or not cycle.keep_alive or self.paused:
@@ -149,7 +156,12 @@ class Wire(asyncio.Transport):
         self.head_lines = b""
         if not self._pending:
             self._outbox.add(self)
-        self._pending.append(b"%b%b%b%bcontent-length: %d\r\n\r\n%b" % (*head, len(body), body))
+        size = len(body)
+        if more:
+            size += sum(map(len, more))
+            self._is_large = True
+        self._pending.append(b"%b%b%b%bcontent-length: %d\r\n\r\n%b" % (*head, size, body))
+        self._pending.extend(more)
         cycle.message_event.set()
         cycle.on_response()
         return True
@@ -162,7 +174,11 @@ class Wire(asyncio.Transport):
         """Write what this turn brought."""
         pending = self._pending
         if pending:
-            self._transport.write(pending[0] if len(pending) == 1 else b"".join(pending))
+            if self._is_large:
+                self._is_large = False
+                self._transport.writelines(pending)
+            else:
+                self._transport.write(pending[0] if len(pending) == 1 else b"".join(pending))
             pending.clear()
 
     async def drained(self) -> None:
@@ -252,7 +268,7 @@ class _BareWire(Wire):
     def chunk(self, data: bytes) -> None:
         super().write(data)
 
-    def answer(self, status: int, lines: bytes, body: bytes) -> bool:  # noqa: ARG002  # the wire's
+    def answer(self, status: int, lines: bytes, body: bytes, more: Sequence[Buffer] = ()) -> bool:  # noqa: ARG002
         return False
 
     def trailers(self, fields: Headers) -> None:

@@ -16,6 +16,7 @@ from backends.statistics import ModelStatistics
 from backends.tensors import DATATYPE_OF_TYPE
 from gateway.kserve.classification import Labels, classify
 from gateway.kserve.shared_memory import Regions
+from gateway.kserve.shared_state import SharedState
 from gateway.registry import Entry, Registry
 from gateway.tenants import ANYONE, Tenant
 
@@ -70,11 +71,15 @@ class Served:
 
 
 class DataPlane:
-    """What both front ends of a server process ask. `regions` are the shared memory that clients have registered."""
+    """What both front ends of a server process ask.
 
-    def __init__(self, registry: Registry, regions: Regions) -> None:
+    `regions` are the shared memory that clients have registered; `state` is what all server processes know.
+    """
+
+    def __init__(self, registry: Registry, state: SharedState | None = None) -> None:
         self.registry = registry
-        self.regions = regions
+        self.state = SharedState() if state is None else state
+        self.regions = Regions(self.state)
         self._served: dict[tuple[str, int], Served] = {}
 
     def find(self, name: str, version: str = "", tenant: Tenant = ANYONE) -> Served:
@@ -117,10 +122,14 @@ class DataPlane:
             return False
         return number != 0 and entry.model is not None and entry.model.ready()
 
+    def is_known(self, name: str, tenant: Tenant = ANYONE) -> bool:
+        """Whether a version of the model can be used."""
+        return self._may_see(name, tenant) and bool(self._usable_versions(name))
+
     def metadata(self, name: str, version: str = "", tenant: Tenant = ANYONE) -> ModelMetadata:
         """What a model takes and gives. Raises `InferenceError`."""
         config = self.find(name, version, tenant).config
-        versions = [version] if version else [str(number) for number in self._usable_versions(name)]
+        versions = [str(config.version)] if version else [str(number) for number in self._usable_versions(name)]
         lead = (-1,) if config.max_batch_size > 0 else ()
         inputs, outputs = (
             [TensorMetadata(t.name, DATATYPE_OF_TYPE.get(t.data_type, "INVALID"), (*lead, *t.dims)) for t in tensors]
@@ -136,22 +145,23 @@ class DataPlane:
         Raises `InferenceError` where the one asked for is not there, `Unavailable` where it does not answer.
         """
         if name:
-            if version:
-                served = self.find(name, version, tenant)
-                versions = [served.config.version]
-            else:
-                versions = self._usable_versions(name) if self._may_see(name, tenant) else []
+            number = _number(version)
+            versions = self._usable_versions(name) if self._may_see(name, tenant) else []
             if not versions:
                 raise InferenceError(f"requested model '{name}' is not available", Code.INVALID_ARG)
-            chosen = [(name, number) for number in versions]
+            if number is not None and number not in versions:
+                raise InferenceError(f"requested model version is not available for model '{name}'", Code.INVALID_ARG)
+            chosen = [(name, known) for known in versions if number in {None, known}]
         else:
             names = sorted(self.registry.versions())
-            chosen = [(n, number) for n in names if self._may_see(n, tenant) for number in self._usable_versions(n)]
+            chosen = [
+                (one, known) for one in names if self._may_see(one, tenant) for known in self._usable_versions(one)
+            ]
         found = []
-        for model_name, number in chosen:
-            model = self.registry.version(model_name, number).model
+        for one, known in chosen:
+            model = self.registry.version(one, known).model
             if isinstance(model, TensorModel):
-                found.append((model_name, number, await model.statistics()))
+                found.append((one, known, await model.statistics()))
         return found
 
     def _entry(self, name: str, version: str, tenant: Tenant) -> Entry:

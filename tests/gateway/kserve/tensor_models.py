@@ -15,7 +15,6 @@ from backends.statistics import ModelStatistics
 from backends.tensors import Tensor
 from gateway.access_log import NoLog
 from gateway.kserve.dataplane import DataPlane
-from gateway.kserve.shared_memory import Regions
 from gateway.plane import Plane
 from gateway.registry import Connect, Registry
 from gateway.settings import Settings
@@ -154,4 +153,4 @@ def plane_of(**settings: Any) -> tuple[Plane, DataPlane, dict[str, Model]]:
         None,
         Telemetry(registry.connections, NoLog()),
     )
-    return plane, DataPlane(registry, Regions()), models
+    return plane, DataPlane(registry), models

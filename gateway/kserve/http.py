@@ -1,0 +1,233 @@
+"""KServe v2 over HTTP as one ASGI endpoint: everything under `/v2`, past FastAPI's router and middleware."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from backends.errors import Code, InferenceError, ServingError, Unavailable
+from backends.model import InferRequest
+from backends.tensors import Buffer
+from gateway.body import ClientLeft, Receive, gather
+from gateway.errors import status_and_type
+from gateway.kserve import generate
+from gateway.kserve.compression import accepted, compress, decompress
+from gateway.kserve.control import OPEN, OPERATIONS, Call
+from gateway.kserve.dataplane import DataPlane, Served
+from gateway.kserve.http_reply import HttpReply
+from gateway.kserve.http_request import read_inference
+from gateway.kserve.http_response import write_inference
+from gateway.kserve.routes import Route, find_route
+from gateway.plane import Plane
+from gateway.reply import Send
+from gateway.telemetry import CLIENT_CLOSED_REQUEST, Exchange
+from gateway.tenants import ANYONE, Tenant
+from gateway.watch import Watch, read_timeout
+from gateway.wire import EXTENSION, Wire
+
+Scope = MutableMapping[str, Any]
+
+_log = logging.getLogger(__name__)
+
+_JSON = b"content-type: application/json\r\n"
+_WORK = frozenset({"infer", "generate", "generate_stream"})
+_ROUTES = 4096
+_HEADER_BYTES = b"inference-header-content-length"
+_DIGITS = re.compile(rb"\s*([+-]?\d+)")
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """One request with all that belongs to it."""
+
+    route: Route
+    scope: Scope
+    headers: dict[bytes, bytes]
+    receive: Receive
+    record: Exchange
+    watch: Watch
+    reply: HttpReply
+
+
+class KServe:
+    """The ASGI application of all paths under `/v2`."""
+
+    def __init__(self, plane: Plane, dataplane: DataPlane) -> None:
+        self._plane = plane
+        self._dataplane = dataplane
+        self._routes: dict[bytes, Route] = {}
+        pattern = plane.settings.http_header_forward_pattern
+        self._forwarded = re.compile(pattern, re.IGNORECASE) if pattern else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wire: Wire = scope["extensions"][EXTENSION]
+        reply = HttpReply(wire, send)
+        route = self._route(scope["raw_path"])
+        if route is None:
+            await reply.refuse(404, "Not Found", scope["method"])
+        elif not route.allows(scope["method"]):
+            await reply.refuse(405, "Method Not Allowed", scope["method"])
+        else:
+            await self._serve(route, scope, receive, reply)
+
+    def _route(self, path: bytes) -> Route | None:
+        route = self._routes.get(path)
+        if route is None:
+            route = find_route(path.decode("latin-1"))
+            if route is not None and route.operation in _WORK and len(self._routes) < _ROUTES:
+                self._routes[path] = route
+        return route
+
+    async def _serve(self, route: Route, scope: Scope, receive: Receive, reply: HttpReply) -> None:
+        """One request, whatever becomes of it: an answer, an error, a client that left."""
+        plane = self._plane
+        headers = dict(scope["headers"])
+        client = scope["client"]
+        record = plane.telemetry.begin(
+            route.operation, scope["method"], scope["path"], client[0] if client else "", headers.get(b"x-request-id")
+        )
+        wire = reply.wire
+        task = asyncio.current_task(wire.loop)
+        assert task is not None
+        watch = Watch(plane.settings, task, wire, record.started_at + plane.settings.request_timeout)
+        plane.clock.add(watch)
+        error: ServingError | None = None
+        try:
+            exchange = _Exchange(route, scope, headers, receive, record, watch, reply)
+            await (self._work(exchange) if route.operation in _WORK else self._control(exchange))
+        except ClientLeft:
+            watch.left = True
+        except asyncio.CancelledError:
+            error = watch.error
+            if error is None and not watch.left:
+                raise
+            task.uncancel()
+        except ServingError as raised:
+            error = raised
+        except Exception:  # noqa: BLE001  # the top of a request's task
+            _log.exception("A request to %s broke.", scope["path"])
+            error = ServingError("The gateway failed to serve this request.", code="internal_error")
+        finally:
+            watch.close()
+            plane.clock.discard(watch)
+        if watch.left:
+            record.disconnect(reply.status or CLIENT_CLOSED_REQUEST)
+        elif error is not None:
+            record.fail(error, await reply.fail(_status(error), error.message, close=plane.draining))
+        else:
+            record.done(reply.status)
+
+    async def _admit(self, exchange: _Exchange) -> Tenant:
+        keys = self._plane.keys
+        if keys is None or exchange.route.operation in OPEN:
+            return ANYONE
+        tenant = await keys.tenant(exchange.headers)
+        exchange.record.tenant = tenant.name
+        return tenant
+
+    async def _control(self, exchange: _Exchange) -> None:
+        plane, route, scope = self._plane, exchange.route, exchange.scope
+        tenant = await self._admit(exchange)
+        body = await gather(exchange.receive, exchange.headers, plane.settings.max_body_bytes)
+        call = Call(plane, self._dataplane, route, scope["method"], body, tenant)
+        answer = await OPERATIONS[route.operation](call)
+        await exchange.reply.whole(answer.status, _JSON if answer.body else b"", [answer.body])
+
+    async def _work(self, exchange: _Exchange) -> None:
+        plane, route, headers = self._plane, exchange.route, exchange.headers
+        record, watch = exchange.record, exchange.watch
+        if plane.draining:
+            raise Unavailable("The server is shutting down.", retry_after_seconds=1.0)
+        tenant = await self._admit(exchange)
+        served = self._dataplane.find(route.model, route.version, tenant)
+        body = await gather(exchange.receive, headers, plane.settings.max_body_bytes)
+        record.received()
+        if (timeout := headers.get(b"x-request-timeout-ms")) is not None:
+            watch.shorten(record.started_at + read_timeout(timeout))
+        watch.departure()
+        record.route(served.config.name, route.operation == "generate_stream")
+        if route.operation == "infer":
+            await self._infer(exchange, served, body)
+        else:
+            await self._generate(exchange, served, body)
+
+    async def _infer(self, exchange: _Exchange, served: Served, body: bytes | bytearray) -> None:
+        headers, reply, record = exchange.headers, exchange.reply, exchange.record
+        if served.is_decoupled:
+            raise InferenceError(
+                "HTTP end point doesn't support models with decoupled transaction policy", Code.UNSUPPORTED
+            )
+        if (encoding := headers.get(b"content-encoding")) is not None:
+            body = decompress(body, encoding, self._plane.settings.max_body_bytes)
+        header_bytes = _header_bytes(headers[_HEADER_BYTES], len(body)) if _HEADER_BYTES in headers else None
+        inference = read_inference(body, header_bytes, served, self._dataplane.regions)
+        self._complete(inference.request, exchange)
+        record.sent()
+        responses = self._dataplane.infer(served, inference.request, inference.wanted)
+        try:
+            response = await anext(responses)
+        finally:
+            await responses.aclose()
+        if response.error is not None:
+            raise response.error
+        record.answered()
+        text, binary = write_inference(inference, served, response)
+        lines = _JSON
+        if any(map(len, binary)):
+            lines = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n" % len(text)
+        parts: list[Buffer] = [text, *binary]
+        if (wanted := headers.get(b"accept-encoding")) is not None and (encoding := accepted(wanted)):
+            lines += b"content-encoding: %b\r\n" % encoding
+            parts = [compress(parts, encoding)]
+        await reply.whole(200, lines, parts)
+
+    async def _generate(self, exchange: _Exchange, served: Served, body: bytes | bytearray) -> None:
+        encoding = exchange.headers.get(b"content-encoding", b"identity")
+        if encoding not in {b"", b"identity"}:
+            raise InferenceError("Unsupported content-encoding, only 'identity' is supported.", Code.INVALID_ARG)
+        request = generate.read(body, served)
+        self._complete(request, exchange)
+        exchange.record.sent()
+        responses = self._dataplane.infer(served, request)
+        try:
+            if exchange.route.operation == "generate_stream":
+                await generate.stream(responses, request, served, exchange.reply, exchange.record)
+            else:
+                answer = await generate.collect(responses, request, served)
+                exchange.record.answered()
+                await exchange.reply.whole(200, _JSON, [answer])
+        finally:
+            await responses.aclose()
+
+    def _complete(self, request: InferRequest, exchange: _Exchange) -> None:
+        """What a request has beside its body."""
+        headers = exchange.headers
+        request.deadline = exchange.watch.deadline
+        request.tenant = exchange.record.tenant
+        if b"traceparent" in headers:
+            request.traceparent = headers[b"traceparent"].decode("latin-1")
+        if self._forwarded is not None:
+            for name, value in exchange.scope["headers"]:
+                text = name.decode("latin-1")
+                if self._forwarded.fullmatch(text):
+                    request.parameters[text] = value.decode("latin-1")
+
+
+def _header_bytes(value: bytes, body_bytes: int) -> int:
+    """How many bytes of a body are JSON; 0 for what is no number, as Triton has it. Raises `InferenceError`."""
+    match = _DIGITS.match(value)
+    size = int(match[1]) if match else 0
+    if not 0 <= size <= body_bytes:
+        raise InferenceError(
+            f"inference header size should be in range (0, {body_bytes}), got: {value.decode('latin-1')}",
+            Code.INVALID_ARG,
+        )
+    return size
+
+
+def _status(error: ServingError) -> int:
+    return status_and_type(error)[0]

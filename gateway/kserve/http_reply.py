@@ -1,0 +1,102 @@
+"""The answer to one KServe request over HTTP: its head, its body in parts, its events, how it fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from backends.tensors import Buffer
+from gateway.kserve.json import encode
+from gateway.reply import Send
+from gateway.wire import Wire
+
+_JSON = b"content-type: application/json\r\n"
+_EVENTS = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
+_LARGE_BYTES = 1 << 16  # up to here one copy costs less than one more write
+# How long a client that reads slowly, or not at all, may take to read why its stream ended.
+_FAREWELL_SECONDS = 2.0
+
+
+class HttpReply:
+    """`status` is 0 until the head went out. Lines of a head end with CRLF."""
+
+    __slots__ = ("send", "status", "wire")
+
+    def __init__(self, wire: Wire, send: Send) -> None:
+        self.wire = wire
+        self.send = send
+        self.status = 0
+
+    async def whole(self, status: int, lines: bytes, parts: Sequence[Buffer]) -> None:
+        """An answer at hand; large parts are written as they are, uncopied."""
+        self.status = status
+        size = sum(map(len, parts))
+        if size < _LARGE_BYTES:
+            if self.wire.answer(status, lines, b"".join(parts)):
+                return
+        elif self.wire.answer(status, lines, b"", parts):
+            return
+        self.wire.head_lines += lines
+        await self._head(status, [(b"content-length", b"%d" % size)])
+        for part in parts[:-1]:
+            await self._body(bytes(part), more=True)
+        await self._body(bytes(parts[-1]))
+
+    async def refuse(self, status: int, message: str, method: str) -> None:
+        """Say what is wrong with the path or the method; HEAD gets the head alone."""
+        body = encode({"error": message})
+        self.status = status
+        if method != "HEAD":
+            await self.whole(status, _JSON, [body])
+            return
+        self.wire.head_lines += _JSON
+        await self._head(status, [(b"content-length", b"%d" % len(body))])
+        await self._body()
+
+    async def event(self, status: int, data: bytes) -> None:
+        """One event of a stream; the first one's status is the stream's."""
+        await self.start_events(status)
+        self.wire.chunk(b"data: %b\n\n" % data)
+        if self.wire.paused:
+            await self.wire.drained()
+
+    async def start_events(self, status: int) -> None:
+        """The head of a stream, unless it went out."""
+        if not self.status:
+            self.status = status
+            self.wire.head_lines += _EVENTS
+            await self._head(status, [])
+
+    async def end(self) -> None:
+        await self._body()
+
+    async def fail(self, status: int, message: str, *, close: bool) -> int:
+        """Say what went wrong: by a status before the head, by an event after it; the status that the client saw.
+
+        `close`: the client shall not use this connection again.
+        """
+        body = encode({"error": message})
+        sent = self.status or status
+        try:
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                if self.status:
+                    self.wire.chunk(b"data: %b\n\n" % body)
+                    await self._body()
+                elif close:
+                    self.wire.head_lines += _JSON
+                    await self._head(status, [(b"content-length", b"%d" % len(body)), (b"connection", b"close")])
+                    await self._body(body)
+                else:
+                    await self.whole(status, _JSON, [body])
+        except TimeoutError:  # it reads nothing, and closing would wait until it did
+            self.wire.abort()
+            await self.wire.drained()
+        return sent
+
+    async def _head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def _body(self, body: bytes = b"", *, more: bool = False) -> None:
+        message: dict[str, Any] = {"type": "http.response.body", "body": body, "more_body": more}
+        await self.send(message)

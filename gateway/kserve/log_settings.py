@@ -1,0 +1,57 @@
+"""Triton's logging extension: what a running server logs, told and changed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from backends.errors import Code, InferenceError
+from gateway.kserve.members import as_boolean, as_string, as_unsigned
+
+_FORMATS = ("default", "ISO8601")
+_VERBOSE_BITS = 32
+
+
+class LogSettings(msgspec.Struct):
+    """`log_verbose_level` above 0 also logs what is of interest to who looks for a fault."""
+
+    log_file: str = ""
+    log_info: bool = True
+    log_warning: bool = True
+    log_error: bool = True
+    log_verbose_level: int = 0
+    log_format: str = "default"
+
+    def level(self) -> int:
+        """The least that is logged, as `logging` counts it."""
+        if self.log_verbose_level > 0:
+            return logging.DEBUG
+        if self.log_info:
+            return logging.INFO
+        if self.log_warning:
+            return logging.WARNING
+        return logging.ERROR if self.log_error else logging.CRITICAL
+
+
+def apply(settings: LogSettings, wanted: Any) -> None:
+    """Take over what a decoded JSON object wants changed, in Triton's order. Raises `InferenceError`."""
+    given = {key: value for key, value in wanted.items() if value is not None} if isinstance(wanted, dict) else {}
+    if isinstance(wanted, dict) and "log_file" in wanted:
+        raise InferenceError("log file location can not be updated through network protocol", Code.UNSUPPORTED)
+    read: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+        ("log_info", as_boolean),
+        ("log_warning", as_boolean),
+        ("log_error", as_boolean),
+        ("log_verbose_level", as_unsigned),
+        ("log_format", as_string),
+    )
+    values = {key: take(given[key]) for key, take in read if key in given}
+    if "log_verbose_level" in values:
+        values["log_verbose_level"] &= (1 << _VERBOSE_BITS) - 1
+    if values.get("log_format", "default") not in _FORMATS:
+        raise InferenceError(f"invalid argument for --log_format, got: {values['log_format']}", Code.UNAVAILABLE)
+    for key, value in values.items():
+        setattr(settings, key, value)

@@ -1,0 +1,91 @@
+"""Triton's trace extension: which requests are traced, for all models and for single ones, told and changed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from backends.errors import Code, InferenceError
+from gateway.kserve.members import as_array, as_string
+from gateway.kserve.shared_state import SharedState
+
+_NUMBER = re.compile(r"\s*([+-]?\d+)")
+_HIGHEST = (1 << 32) - 1
+_LEVELS = ("TIMESTAMPS", "TENSORS")
+
+_DEFAULTS: dict[str, Any] = {
+    "trace_level": ["OFF"],
+    "trace_rate": "1000",
+    "trace_count": "-1",
+    "log_frequency": "0",
+    "trace_file": "",
+    "trace_mode": "triton",
+}
+
+
+def settings_of(state: SharedState, model: str = "") -> dict[str, Any]:
+    """The settings of a model, of the server without one."""
+    traces = state.read().traces
+    return {**_DEFAULTS, **traces.get("", {}), **traces.get(model, {})}
+
+
+def apply(state: SharedState, model: str, wanted: Any) -> None:
+    """Take over what a decoded JSON object wants changed; null is the default again. Raises `InferenceError`."""
+    if not isinstance(wanted, dict):
+        return
+    if "trace_file" in wanted:
+        raise InferenceError("trace file location can not be updated through network protocol", Code.UNSUPPORTED)
+    changed = {
+        name: None if wanted[name] is None else read(name, wanted[name])
+        for name, read in _READ.items()
+        if name in wanted
+    }
+    if (changed.get("trace_level") or ["OFF"]) != ["OFF"]:
+        raise InferenceError("Attempting to set invalid trace setting :trace file name is not given", Code.INVALID_ARG)
+    with state.changing() as document:
+        own = document.traces.setdefault(model, {})
+        for name, value in changed.items():
+            if value is None:
+                own.pop(name, None)
+            else:
+                own[name] = value
+
+
+def _levels(_name: str, value: Any) -> list[str]:
+    levels = [as_string(level) for level in as_array(value)]
+    known = [level for level in levels if level in _LEVELS]
+    if "OFF" in levels and len(levels) > 1:
+        raise InferenceError("Expect only one trace level 'OFF' is specified", Code.INVALID_ARG)
+    return known or ["OFF"]
+
+
+def _rate(name: str, value: Any) -> str:
+    number = _number(name, value)
+    if not -_HIGHEST <= number <= _HIGHEST:
+        raise InferenceError(
+            f"Unable to parse '{name}', value is out of range [ 0, {_HIGHEST} ], got: {value}", Code.INVALID_ARG
+        )
+    return str(number & _HIGHEST)
+
+
+def _count(name: str, value: Any) -> str:
+    number = _number(name, value)
+    if number < -1:
+        raise InferenceError(f"Unable to parse '{name}'. Expecting value >= -1, got:{number}", Code.INVALID_ARG)
+    return str(number)
+
+
+def _number(name: str, value: Any) -> int:
+    match = _NUMBER.match(as_string(value))
+    if match is None:
+        raise InferenceError(f"Unable to parse '{name}', got: {value}", Code.INVALID_ARG)
+    return int(match[1])
+
+
+_READ: dict[str, Callable[[str, Any], Any]] = {
+    "trace_level": _levels,
+    "trace_rate": _rate,
+    "trace_count": _count,
+    "log_frequency": _rate,
+}

@@ -1,0 +1,40 @@
+"""The application on a socket of its own in the test's loop: what goes over the wire is what clients see."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+
+from gateway.app import App
+from gateway.guest import GuestServer
+from gateway.kserve.dataplane import DataPlane
+from gateway.plane import Plane
+from gateway.wire import wired_protocol
+
+
+@asynccontextmanager
+async def listening(plane: Plane, dataplane: DataPlane) -> AsyncIterator[int]:
+    """The port at which the application serves."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = GuestServer(
+        uvicorn.Config(
+            App(plane, dataplane),
+            http=wired_protocol(asyncio.get_running_loop()),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=1,
+        )
+    )
+    serving = asyncio.create_task(server.serve([listener]))
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.leave()
+        await serving
+        listener.close()
