@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from enum import StrEnum
 
 from backends.statistics import BatchStatistics, ModelStatistics
@@ -60,10 +59,10 @@ class Counters:
         stats.compute_infer.add(count * executed.compute_infer_ns, count)
         stats.compute_output.add(count * executed.compute_output_ns, count)
 
-    def failed(self, entries: Sequence[Entry], now_ns: int, reason: Reason) -> None:
-        """Requests came to nothing without an execution that was counted."""
-        self.statistics.inference_stats.fail.add(sum(now_ns - entry.arrived_ns for entry in entries), len(entries))
-        self._count_failures(reason, len(entries))
+    def failed(self, entry: Entry, now_ns: int, reason: Reason) -> None:
+        """A request came to nothing without an execution that was counted."""
+        self.statistics.inference_stats.fail.add(now_ns - entry.arrived_ns)
+        self._count_failures(reason, 1)
 
     def hit(self, ns: int) -> None:
         """A request was answered from the cache, which took so long."""

@@ -270,7 +270,7 @@ class Executor:
         self._timer = self._timer_ns = None
         now_ns = time.monotonic_ns()
         for entry, error in self._scheduler.expired(now_ns):
-            self._refuse(entry.owner, error)
+            self._refuse(entry.owner, error, Reason.REJECTED)
         self._go_on(now_ns)
 
     def _answer_from_cache(self, cache: Cache, request: Request, now_ns: int) -> bool:
@@ -288,9 +288,10 @@ class Executor:
         self._answer(request, Respond(0, list(found.outputs), dict(found.parameters)), found.payload)
         return True
 
-    def _refuse(self, request: Request, error: InferenceError, reason: Reason = Reason.REJECTED) -> None:
-        """Answer a request that no instance has, or has any more."""
-        self.counters.failed((request.entry,), time.monotonic_ns(), reason)
+    def _refuse(self, request: Request, error: InferenceError, reason: Reason | None = None) -> None:
+        """Answer a request that no instance has, or has any more. What never waited is not counted, as in Triton."""
+        if reason is not None:
+            self.counters.failed(request.entry, time.monotonic_ns(), reason)
         self._answer(request, Respond(0, error=error.status, message=error.message), _NOTHING)
 
     def _answer(self, request: Request, respond: Respond, payload: Buffer) -> None:

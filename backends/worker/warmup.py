@@ -22,18 +22,19 @@ _FOLDER = "warmup"
 
 
 class WarmupFailed(Exception):
-    """A sample cannot be made, or the model failed on it."""
+    """A sample cannot be made, or the model failed on it; the message is worded as Triton words it."""
 
 
 class Warming:
     """What an instance answers while it warms up."""
 
     def __init__(self) -> None:
-        self.error = ""
+        self.errors = ""
         self.done: asyncio.Future[Executed] = asyncio.get_running_loop().create_future()
 
     def respond(self, respond: Respond) -> None:
-        self.error = self.error or respond.message
+        if respond.error:
+            self.errors += f"{respond.message}; "
 
     def executed(self, executed: Executed) -> None:
         if not self.done.done():
@@ -61,8 +62,8 @@ async def warm_up(instance: Warmed, config: ModelConfig, counters: Counters) -> 
                 executed = await instance.until(warming.done)
             finally:
                 instance.warming = None
-            if warming.error:
-                raise WarmupFailed(f"failed to run warmup sample '{sample.name}': {warming.error}")
+            if warming.errors:
+                raise WarmupFailed(f"Invalid argument: failed to run warmup sample '{sample.name}': {warming.errors}")
             counters.executed(batch, began_ns, time.monotonic_ns(), executed)
 
 
@@ -84,18 +85,17 @@ def _inputs(config: ModelConfig, sample: Warmup) -> Iterator[Tensor]:
     for name, wanted in sample.inputs.items():
         datatype = DATATYPE_OF_TYPE[wanted.data_type]
         shape = tuple(wanted.dims)
-        data = _data(config, sample, name, wanted, datatype, element_count(shape))
+        data = _data(config, wanted, datatype, element_count(shape))
         yield Tensor(name, datatype, (1, *shape) if config.max_batch_size else shape, data)
 
 
-def _data(config: ModelConfig, sample: Warmup, name: str, wanted: WarmupInput, datatype: str, count: int) -> bytes:
+def _data(config: ModelConfig, wanted: WarmupInput, datatype: str, count: int) -> bytes:
     if wanted.input_data_file:
         file = Path(config.path).parent / _FOLDER / wanted.input_data_file
         try:
             return file.read_bytes()
         except OSError as error:
-            text = f"failed to read warmup sample '{sample.name}', input '{name}': {file}: {error.strerror}"
-            raise WarmupFailed(text) from error
+            raise WarmupFailed(f"Internal: failed to open text file for read {file}: {error.strerror}") from error
     if datatype == "BYTES":
         return bytes(4 * count)  # empty strings: each is its length alone
     if not wanted.random_data:

@@ -65,9 +65,12 @@ async def test_samples_may_stand_in_files(tmp_path: Path) -> None:
     [
         (
             {"input_data_file": "absent"},
-            "failed to read warmup sample 'w', input 'X': {folder}/m/warmup/absent: No such",
+            "Internal: failed to open text file for read {folder}/m/warmup/absent: No such file",
         ),
-        ({"input_data_file": "thirteen"}, "failed to run warmup sample 'w': Failed to process the request(s)"),
+        (
+            {"input_data_file": "thirteen"},
+            "Invalid argument: failed to run warmup sample 'w': Failed to process the request(s)",
+        ),
     ],
 )
 async def test_a_sample_that_fails_fails_the_model(tmp_path: Path, data: dict[str, Any], reason: str) -> None:
