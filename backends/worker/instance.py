@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import signal
 import socket
 import time
@@ -18,6 +19,7 @@ import msgspec
 
 from backends.config import ModelConfig, read
 from backends.errors import InferenceError
+from backends.worker import environments
 from backends.worker.exchange import Answer, Exchange, Request
 from backends.worker.frames import BlockingLink
 from backends.worker.messages import Completed, Executed, Failed, Load, Loaded, Respond
@@ -69,19 +71,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run until the host closes the link. The exit status is 1 where the model could not be loaded."""
     parser = argparse.ArgumentParser(prog="python -m backends.worker.instance")
     parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--load-fd", type=int, help="a file with `Load`, for who took this process over from another")
+    options = parser.parse_args(argv)
     # The terminal's Ctrl-C is for the supervisor, which ends everybody in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with socket.socket(fileno=parser.parse_args(argv).fd) as sock:
-        return run(Exchange(BlockingLink(sock)))
+    load = None
+    if options.load_fd is not None:
+        with os.fdopen(options.load_fd, "rb") as file:
+            load = msgspec.msgpack.decode(file.read(), type=Load)
+    with socket.socket(fileno=options.fd) as sock:
+        return run(Exchange(BlockingLink(sock)), options.fd, load)
 
 
-def run(exchange: Exchange) -> int:
+def run(exchange: Exchange, fd: int, load: Load | None = None) -> int:
     """Load what the host says, execute what it sends, until it closes the link. Returns the exit status."""
     try:
-        assignment = exchange.work()
+        assignment = load or exchange.work()
         assert isinstance(assignment, Load)
         try:
-            executable = _load(assignment, exchange)
+            executable = _load(assignment, exchange, fd)
         except Exception as error:  # noqa: BLE001 - a model's own code may raise anything
             exchange.send(Failed(str(error) or type(error).__name__))
             return 1
@@ -97,7 +105,7 @@ def run(exchange: Exchange) -> int:
     return 0
 
 
-def _load(assignment: Load, exchange: Exchange) -> Executable:
+def _load(assignment: Load, exchange: Exchange, fd: int) -> Executable:
     config = msgspec.json.decode(assignment.config, type=ModelConfig)
     module = LOADERS.get(config.backend)
     if module is None:
@@ -105,6 +113,7 @@ def _load(assignment: Load, exchange: Exchange) -> Executable:
             f"unable to find backend library for backend '{config.backend}',"
             " try specifying runtime on the model configuration."
         )
+    environments.enter(config, msgspec.msgpack.encode(assignment), fd)
     loader = cast("Loader", importlib.import_module(module))
     if assignment.completes:
         document = loader.complete(config)

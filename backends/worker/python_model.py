@@ -205,7 +205,7 @@ class _Failures:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, LoadError):
+        if error is not None and not isinstance(error, LoadError):
             raise LoadError(describe(error)) from error
 
 

@@ -136,6 +136,7 @@ class Tensor:
         if self._datatype == "BF16":
             from backends.worker.python.dlpack import bfloat16_capsule
 
+            assert self._data is not None
             return bfloat16_capsule(self._data, self._shape)
         return self.as_numpy().__dlpack__()
 
@@ -145,8 +146,11 @@ class Tensor:
     @staticmethod
     def from_dlpack(name: str, tensor: Any, /) -> Tensor:
         """A tensor over the memory of a DLPack capsule, or of what has `__dlpack__`; GPU memory is copied."""
-        from backends.worker.python.dlpack import imported
+        from backends.worker.python.dlpack import taken
 
         if not name:
             raise TritonModelException("Tensor name cannot be an empty string.")
-        return imported(name, tensor)
+        array, shape, data = taken(tensor)
+        if data is None:
+            return Tensor(name, array)
+        return Tensor.received(tensors.Tensor(name, "BF16", shape, data))
