@@ -58,9 +58,9 @@ class Timing:
 
 
 class ServerChild:
-    """One server process on its own listening socket, from life to life; `run` is the whole of it.
+    """One server process on its own listening socket (and one for gRPC), from life to life; `run` is the whole of it.
 
-    The socket stays open here as well, so that connections wait for the next life in its queue.
+    The sockets stay open here as well, so that connections wait for the next life in their queues.
     `serving` is set while it accepts connections. What it counts goes to `ledger`; what it asks, `answer` answers.
     """
 
@@ -75,11 +75,13 @@ class ServerChild:
         argv: Sequence[str] = SERVER_ARGV,
         timing: Timing | None = None,
         answer: Answer | None = None,
+        grpc_listener: socket.socket | None = None,
     ) -> None:
         self.index = index
         self.serving = asyncio.Event()
         self.pid: int | None = None
         self._listener = listener
+        self._grpc_listener = grpc_listener
         self._snapshot = snapshot
         self._ledger = ledger
         self._answer = answer
@@ -163,13 +165,15 @@ class ServerChild:
 
     async def _start(self, control: int) -> Process:
         listener = self._listener.fileno()
+        grpc = () if self._grpc_listener is None else (self._grpc_listener.fileno(),)
         return await create_subprocess_exec(
             # Killed with its parent: one that hangs would not notice the end of its channel.
             *(sys.executable, "-I", "-S", guard.__file__, "--exec", "--", *self._argv),
             *("--listen-fd", str(listener), "--control-fd", str(control), "--index", str(self.index)),
+            *(part for number in grpc for part in ("--grpc-fd", str(number))),
             stdin=DEVNULL,
             env={**os.environ, **self._environment},
-            pass_fds=(listener, control),
+            pass_fds=(listener, control, *grpc),
         )
 
     async def _wait_for_drain(self) -> float:

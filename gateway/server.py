@@ -26,6 +26,10 @@ from gateway.channel import Channel
 from gateway.counters import counters_for
 from gateway.decisions import DecisionLog
 from gateway.guest import GuestServer
+from gateway.kserve.dataplane import DataPlane
+from gateway.kserve.grpc import GrpcServer
+from gateway.kserve.services import services
+from gateway.kserve.shared_state import SharedState
 from gateway.plane import Plane
 from gateway.questions import Questions
 from gateway.quotas import Quotas
@@ -45,9 +49,16 @@ _FAREWELL_SECONDS = 6
 
 
 class ServerProcess:
-    """One data plane on one listening socket, led by one control channel."""
+    """One data plane on one listening socket, and one for gRPC where it is offered, led by one control channel."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, channel: Channel, index: int = 0) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        channel: Channel,
+        index: int = 0,
+        grpc_listener: socket.socket | None = None,
+    ) -> None:
         keys = Keys.read(settings)
         registry = Registry(
             lambda backend: find_kind(backend).connect, share=settings.workers, max_queue_size=settings.max_queue_size
@@ -58,13 +69,17 @@ class ServerProcess:
         self._plane.cache_salt = CacheSalt.read(settings.cache_salt_file)
         self._plane.decisions = DecisionLog(settings.decision_log_size, prompts=settings.decision_log_prompts)
         self._plane.questions = Questions(channel.send)
+        shared = None if settings.runtime_dir is None else settings.runtime_dir / "kserve.json"
+        dataplane = DataPlane(registry, SharedState(shared))
         self._listener = listener
+        self._grpc_listener = grpc_listener
+        self._grpc = GrpcServer(services(self._plane, dataplane), decompressed_bytes=settings.max_body_bytes)
         self._channel = channel
         self._drain_asked = asyncio.Event()
         self._drain_seconds = settings.exit_timeout_secs
         self._server = GuestServer(
             uvicorn.Config(
-                App(self._plane),
+                App(self._plane, dataplane),
                 http=wired_protocol(asyncio.get_running_loop()),
                 ws="none",
                 lifespan="off",
@@ -97,6 +112,8 @@ class ServerProcess:
             if following.done():
                 return 1
             serving = asyncio.create_task(self._server.serve([self._listener]))
+            if self._grpc_listener is not None:
+                await self._grpc.start(self._grpc_listener)
             await self._announce()
             # What lives now lives for ever: the collector need not look at it again.
             gc.collect()
@@ -113,6 +130,7 @@ class ServerProcess:
         finally:
             following.cancel()
             draining.cancel()
+            await self._grpc.stop(0)
             for task in beside:
                 task.cancel()
             await asyncio.wait(beside, timeout=_FAREWELL_SECONDS)
@@ -156,10 +174,12 @@ class ServerProcess:
         await self._drain_asked.wait()
         plane = self._plane
         plane.draining = True
+        calls = asyncio.create_task(self._grpc.stop(self._drain_seconds))
         await self._wait_for_exchanges(self._drain_seconds)
         for watch in tuple(plane.clock.members):
             watch.interrupt(Unavailable("The server is shutting down and could not wait for this answer any longer."))
         await self._wait_for_exchanges(_FAREWELL_SECONDS)
+        await calls
         self._server.leave()
 
     async def _wait_for_exchanges(self, seconds: float) -> None:
@@ -168,10 +188,11 @@ class ServerProcess:
             await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _run(listen_fd: int, control_fd: int, index: int) -> int:
+async def _run(listen_fd: int, control_fd: int, index: int, grpc_fd: int | None) -> int:
     settings = Settings.model_validate_json(os.environ.pop(SETTINGS_VARIABLE))
     channel = await Channel.open(socket.socket(fileno=control_fd))
-    return await ServerProcess(settings, socket.socket(fileno=listen_fd), channel, index).run()
+    grpc_listener = None if grpc_fd is None else socket.socket(fileno=grpc_fd)
+    return await ServerProcess(settings, socket.socket(fileno=listen_fd), channel, index, grpc_listener).run()
 
 
 def main() -> None:
@@ -180,10 +201,11 @@ def main() -> None:
     parser.add_argument("--listen-fd", type=int, required=True)
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--index", type=int, default=0)
+    parser.add_argument("--grpc-fd", type=int)
     arguments = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    sys.exit(uvloop.run(_run(arguments.listen_fd, arguments.control_fd, arguments.index)))
+    sys.exit(uvloop.run(_run(arguments.listen_fd, arguments.control_fd, arguments.index, arguments.grpc_fd)))
 
 
 if __name__ == "__main__":

@@ -48,8 +48,12 @@ async def supervise(settings: Settings, *, server_argv: Sequence[str] = SERVER_A
         Keys.read(settings)  # each server process reads them too
         AdminKeys(settings)
         CacheSalt.read(settings.cache_salt_file)
-        with _runtime_dir(settings) as runtime_dir, _listening(settings) as listeners:
-            return await _Supervisor(settings, runtime_dir, listeners, server_argv).run()
+        with (
+            _runtime_dir(settings) as runtime_dir,
+            _listening(settings, settings.http_port) as listeners,
+            _listening(settings, settings.grpc_port if settings.allow_grpc else None) as grpc_listeners,
+        ):
+            return await _Supervisor(settings, runtime_dir, listeners, grpc_listeners, server_argv).run()
     except ServingError as error:
         return _refuse(error.message)
     except OSError as error:
@@ -58,11 +62,17 @@ async def supervise(settings: Settings, *, server_argv: Sequence[str] = SERVER_A
 
 class _Supervisor:
     def __init__(
-        self, settings: Settings, runtime_dir: str, listeners: list[socket.socket], server_argv: Sequence[str]
+        self,
+        settings: Settings,
+        runtime_dir: str,
+        listeners: list[socket.socket],
+        grpc_listeners: list[socket.socket],
+        server_argv: Sequence[str],
     ) -> None:
         self._settings = settings
         self._runtime_dir = runtime_dir
         self._listeners = listeners
+        self._grpc_listeners = grpc_listeners
         self._exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._hurrying = asyncio.Event()
         self._changed = asyncio.Event()
@@ -83,6 +93,7 @@ class _Supervisor:
                 settings_json=settings_json,
                 argv=server_argv,
                 answer=self._control.answer,
+                grpc_listener=grpc_listeners[index] if grpc_listeners else None,
             )
             for index, listener in enumerate(listeners)
         ]
@@ -184,7 +195,7 @@ class _Supervisor:
 
     async def _drain(self, servers: Sequence[asyncio.Task[None]]) -> None:
         """Let the server processes finish what they have accepted: the engines serve them until then."""
-        for listener in self._listeners:
+        for listener in (*self._listeners, *self._grpc_listeners):
             listener.close()
         for child in self._children:
             child.drain(self._settings.exit_timeout_secs)
@@ -244,9 +255,12 @@ def _runtime_dir(settings: Settings) -> Iterator[str]:
 
 
 @contextmanager
-def _listening(settings: Settings) -> Iterator[list[socket.socket]]:
+def _listening(settings: Settings, port: int | None) -> Iterator[list[socket.socket]]:
     """One listening socket a server process, all on the same port, among which the kernel divides connections."""
-    address, count = (settings.host, settings.http_port), settings.workers
+    if port is None:
+        yield []
+        return
+    address, count = (settings.host, port), settings.workers
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with ExitStack() as stack:
         # Alone first: with SO_REUSEPORT, a second gateway would get half of the first one's connections.

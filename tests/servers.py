@@ -34,6 +34,7 @@ class Tritium:
 
     process: subprocess.Popen[bytes]
     http_port: int
+    grpc_port: int
     metrics_port: int
     runtime_dir: Path
     log: Path
@@ -84,10 +85,11 @@ def serving(
     """
     # A short path: a Unix socket's may have 107 bytes.
     scratch = Path(tempfile.mkdtemp(prefix="tritium-"))
-    http_port, metrics_port = free_ports(2)
+    http_port, grpc_port, metrics_port = free_ports(3)
     log = scratch / "log"
     ours = {
         "TRITIUM_HTTP_PORT": str(http_port),
+        "TRITIUM_GRPC_PORT": str(grpc_port),
         "TRITIUM_METRICS_PORT": str(metrics_port),
         "TRITIUM_MODEL_REPOSITORY": str(repository),
         "TRITIUM_RUNTIME_DIR": str(scratch / "run"),
@@ -103,7 +105,7 @@ def serving(
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    server = Tritium(process, http_port, metrics_port, scratch / "run", log)
+    server = Tritium(process, http_port, grpc_port, metrics_port, scratch / "run", log)
     is_whole = False
     try:
         if is_awaited:

@@ -1,121 +1,64 @@
-"""gRPC's transport in a server process, by grpc.aio: bytes in, bytes out, statuses."""
+"""gRPC over HTTP/2 (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md): one port, every call a task."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
-from collections.abc import Mapping
-from typing import Any
+import socket
+import ssl
+from time import monotonic
 
-import grpc
-import grpc.aio
-
-from backends.errors import ServingError
-from backends.tensors import Buffer
-from gateway.kserve.call import Status, Stream, Unary, status_of
+from gateway.kserve.exchange import GrpcExchange
+from gateway.kserve.http2 import Connection
+from gateway.kserve.metadata import Head, read_head
 from gateway.kserve.services import Services
 
-_log = logging.getLogger(__name__)
-
-_CODE_OF_STATUS = {code.value[0]: code for code in grpc.StatusCode}
-# Triton's defaults; a client may ping as often as it allows by itself.
-_OPTIONS = (
-    ("grpc.so_reuseport", 1),
-    ("grpc.max_receive_message_length", 2**31 - 1),
-    ("grpc.max_send_message_length", 2**31 - 1),
-    ("grpc.keepalive_time_ms", 7_200_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.keepalive_permit_without_calls", 0),
-    ("grpc.http2.max_pings_without_data", 2),
-    ("grpc.http2.min_ping_interval_without_data_ms", 300_000),
-    ("grpc.http2.max_ping_strikes", 2),
-)
+_BACKLOG = 4096
+_POLL_SECONDS = 0.02
+_FAREWELL_SECONDS = 1.0
 
 
 class GrpcServer:
-    """The port. Bound once `start` has returned."""
+    """The services on one listening socket.
 
-    def __init__(self, services: Services, host: str, port: int) -> None:
+    `decompressed_bytes` is the largest message that a compressed one may make; `compression_level` (zlib's, 0: none)
+    that of answers to clients that take them so.
+    """
+
+    def __init__(self, services: Services, *, decompressed_bytes: int, compression_level: int = 0) -> None:
         self._services = services
-        self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._server: Any = None
+        self._decompressed_bytes = decompressed_bytes
+        self._compression_level = compression_level
+        self._peers: set[Connection] = set()
+        self._server: asyncio.Server | None = None
 
-    async def start(self) -> None:
-        """Raises `RuntimeError` when the port cannot be had."""
-        self._server = grpc.aio.server(options=_OPTIONS)
-        self._server.add_generic_rpc_handlers((_Router(self._services),))
-        self._server.add_insecure_port(self._address)
-        await self._server.start()
+    async def start(self, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+        """Serve on this socket, which listens already."""
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Connection(self._accept, read_head, self._peers), sock=listener, ssl=tls, backlog=_BACKLOG
+        )
 
     async def stop(self, seconds: float) -> None:
         """Take no more calls, let those under way end within `seconds`, cut the others off."""
-        if self._server is not None:
-            await self._server.stop(seconds)
-            self._server = None
+        if self._server is None:
+            return
+        self._server.close()
+        for connection in tuple(self._peers):
+            connection.go_away()
+        await self._wait(seconds)
+        for connection in tuple(self._peers):
+            for exchange in tuple(connection.streams.values()):
+                exchange.interrupt("The server is shutting down and could not wait for this call any longer.")
+        await self._wait(_FAREWELL_SECONDS)
+        for connection in tuple(self._peers):
+            connection.abort()
+        self._server = None
 
+    async def _wait(self, seconds: float) -> None:
+        give_up_at = monotonic() + seconds
+        while self._peers and monotonic() < give_up_at:  # noqa: ASYNC110  # an event costs each call
+            await asyncio.sleep(_POLL_SECONDS)
 
-class _Router(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
-    def __init__(self, services: Services) -> None:
-        self._handlers = {
-            **{path: grpc.unary_unary_rpc_method_handler(_unary(rpc)) for path, rpc in services.unary.items()},
-            **{path: grpc.stream_stream_rpc_method_handler(_stream(rpc)) for path, rpc in services.streams.items()},
-        }
-
-    def service(self, handler_call_details: Any) -> Any:
-        return self._handlers.get(handler_call_details.method)
-
-
-class _Call:
-    """A call of grpc.aio."""
-
-    def __init__(self, context: Any) -> None:
-        self._context = context
-        self.metadata: Mapping[str, str] = dict(context.invocation_metadata() or ())
-        remaining = context.time_remaining()
-        self.deadline = None if remaining is None else time.monotonic() + remaining
-
-    async def read(self) -> Buffer | None:
-        message: Any = await self._context.read()
-        return None if message is grpc.aio.EOF else message
-
-    async def write(self, parts: list[Buffer]) -> None:
-        await self._context.write(b"".join(parts))
-
-
-def _unary(rpc: Unary) -> Any:
-    async def handle(body: bytes, context: Any) -> bytes:
-        try:
-            parts = await rpc(body, _Call(context))
-        except ServingError as error:
-            await _refuse(context, status_of(error), error.message)
-            return b""
-        except Exception:  # noqa: BLE001  # the top of a call
-            await _break(context)
-            return b""
-        return parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
-
-    return handle
-
-
-def _stream(rpc: Stream) -> Any:
-    async def handle(_requests: Any, context: Any) -> None:
-        try:
-            await rpc(_Call(context))
-        except ServingError as error:
-            await _refuse(context, status_of(error), error.message)
-        except asyncio.CancelledError:
-            raise
-        except Exception:  # noqa: BLE001  # the top of a call
-            await _break(context)
-
-    return handle
-
-
-async def _refuse(context: Any, status: Status, details: str) -> None:
-    await context.abort(_CODE_OF_STATUS[int(status)], details)
-
-
-async def _break(context: Any) -> None:
-    _log.exception("An RPC broke")
-    await context.abort(grpc.StatusCode.INTERNAL, "The gateway failed to serve this call.")
+    def _accept(self, connection: Connection, stream: int, head: Head) -> GrpcExchange:
+        exchange = GrpcExchange(connection, stream, head, self._decompressed_bytes, self._compression_level)
+        exchange.begin(head, self._services)
+        return exchange
