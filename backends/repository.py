@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from backends import wiring
 from backends.completion import DEFAULT_FILENAMES, Fields, complete
 from backends.config import InstanceGroup, ModelConfig, read
 from backends.errors import InvalidRequest
@@ -95,7 +94,7 @@ def completed(config: ModelConfig, document: str) -> ModelConfig:
     """
     try:
         fields = read_json(document)
-        complete(fields, config.name, Path(config.path), _gpus())
+        complete(fields, config.name, Path(config.path), gpus())
         return _config(fields, config.version, config.path, config.arguments)
     except (PbtxtError, msgspec.ValidationError) as error:
         raise InvalidRequest(f"The completed configuration of model {config.name!r} is wrong: {error}") from error
@@ -117,14 +116,14 @@ def _read(
             f"directory name must equal model name: {file}"
         )
     given = copy.deepcopy(fields["instance_group"])
-    complete(fields, name, first if completes else None, _gpus())
+    complete(fields, name, first if completes else None, gpus())
     if not fields["backend"] and fields["platform"] != "ensemble":
         raise _UnreadableError(_nameless(fields, name, file))
     try:
         config = _config(fields, 0, str(folder), {})
     except msgspec.ValidationError as error:
         raise _UnreadableError(f"failed to read {file}: {error}") from error
-    fault = refusal(config) or wiring.refusal(config)
+    fault = refusal(config)
     if fault:
         raise _UnreadableError(fault)
     chosen = _chosen(fields["version_policy"], present, is_ensemble=config.backend == "ensemble")
@@ -231,7 +230,7 @@ def _arguments(directory: Path, default_model_filename: str) -> dict[str, Any]:
     return arguments
 
 
-def _gpus() -> tuple[int, ...]:
+def gpus() -> tuple[int, ...]:
     """The GPUs that a model without a choice of its own runs on, numbered as CUDA numbers them here."""
     count = sum(1 for device in Path("/dev").glob("nvidia*") if device.name.removeprefix("nvidia").isdigit())
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

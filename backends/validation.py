@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from backends.config import DynamicBatching, ModelConfig, QueuePolicy
 
@@ -15,6 +15,21 @@ def refusal(config: ModelConfig) -> str:
 def fault(config: ModelConfig) -> str:
     """Why a version of this completed configuration cannot be loaded; empty where nothing is wrong."""
     return next(_faults(config), "")
+
+
+def group_fault(config: ModelConfig, gpus: Sequence[int]) -> str:
+    """Why this machine, with these GPUs, has no place for the instances; empty where it has."""
+    for group in config.instance_group:
+        what = f"instance group {group.name} of model {config.name}"
+        if group.kind == "KIND_CPU" and group.gpus:
+            return f"{what} has kind KIND_CPU but specifies one or more GPUs"
+        if group.kind == "KIND_GPU" and not group.gpus:
+            return f"{what} has kind KIND_GPU but no GPUs are available"
+        for gpu in group.gpus:
+            if gpu not in gpus:
+                available = ",".join(map(str, gpus))
+                return f"{what} specifies invalid or unsupported gpu id {gpu}. GPUs available are: {available}"
+    return ""
 
 
 def _refusals(config: ModelConfig) -> Iterator[str]:

@@ -6,20 +6,26 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
+from time import monotonic
 from typing import Any
 
 import msgspec
 
-from backends.errors import ServingError
+from backends.errors import InferenceError, ServingError
 from gateway import tenants
 from gateway.children import ServerChild
-from gateway.fleet import Burden, Fleet
+from gateway.choice import Override
+from gateway.fleet import Fleet
+from gateway.lives import Burden
+from gateway.model_control import ModelControl
+from gateway.questions import error_name
 from gateway.settings import Settings
 from gateway.snapshot import Account, Ask, Loads, Reload, Told
 
 _logger = logging.getLogger(__name__)
 
 _ACCOUNT_SECONDS = 2.0
+_LOOK_SECONDS = 0.01
 
 
 async def burden(children: Sequence[ServerChild]) -> Burden | None:
@@ -44,17 +50,20 @@ class Control:
         self._fleet = fleet
         self._children = children
         self._loads = loads
+        self._models = ModelControl(settings, fleet)
         self._acting: set[asyncio.Task[Any]] = set()
 
     def tasks(self) -> list[asyncio.Task[Any]]:
-        return list(self._acting)
+        return [*self._acting, *self._models.tasks()]
 
     async def answer(self, question: Ask) -> Told:
         """Do what is asked. Errors become part of the answer."""
         try:
             found = await self._act(self._answer(question))
+        except InferenceError as error:
+            return Told(question.id, error=type(error).__name__, message=error.message, status=error.status)
         except ServingError as error:
-            return Told(question.id, error=type(error).__name__, message=error.message)
+            return Told(question.id, error=error_name(error), message=error.message)
         except Exception as error:
             _logger.exception("%s %s failed", question.action, question.subject)
             return Told(question.id, error=ServingError.__name__, message=f"{question.action} failed: {error!r}")
@@ -97,8 +106,20 @@ class Control:
         match question.action:
             case "load":
                 await fleet.load(subject)
+                await self._until_known()
             case "unload":
                 await fleet.unload(subject)
+                await self._until_known()
+            case "index":
+                return await self._models.index()
+            case "kserve_load":
+                order = question.order
+                override = Override(order.config, order.files)
+                await self._models.load(subject, None if override == Override() else override)
+                await self._until_known()
+            case "kserve_unload":
+                await self._models.unload(subject, with_parts=question.order.with_parts)
+                await self._until_known()
             case "drain":
                 await fleet.drain(subject)
             case "reload":
@@ -113,6 +134,16 @@ class Control:
                 return {"decisions": _decisions(await _accounts(self._children, int(subject)), int(subject))}
         states = [model["state"] for model in fleet.describe() if model["name"] == subject]
         return {"name": subject, "state": states[-1] if states else "UNLOADED"}
+
+    async def _until_known(self) -> None:
+        """Until all server processes go by what was changed: who has loaded a model may use it at once."""
+        number = self._fleet.snapshot_number + 1 if self._fleet.is_changing else self._fleet.snapshot_number
+        give_up_at = monotonic() + _ACCOUNT_SECONDS
+        while monotonic() < give_up_at:
+            accounts = await _accounts(self._children)
+            if all(account.snapshot >= number for account in accounts.values()):
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def _with_work(self, models: list[dict[str, Any]], accounts: dict[int, Account]) -> list[dict[str, Any]]:
         """Each endpoint with its load, and with what each server process has under way there."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from backends.config import ModelConfig
@@ -14,23 +14,25 @@ from backends.engine.process import EngineProcess
 from backends.errors import InvalidRequest, ModelNotFound, ModelNotReady, ServingError
 from backends.model import State
 from backends.repository import BrokenModel
-from gateway.loading import LiveEndpoint, LoadedModel, Place, choose, find, look, prepare, replace
+from gateway import composition
+from gateway.choice import Override, Overrides, choose, parts
+from gateway.lives import Burden, Lives, without
+from gateway.loading import LiveEndpoint, LoadedModel, Place, failed, is_same, look, prepare, replace
 from gateway.settings import Settings
 from gateway.snapshot import ModelStatus
 
 _logger = logging.getLogger(__name__)
 
 _FILE_LOOK_SECONDS = 1.0
-_IDLE_LOOK_SECONDS = 0.2
 _DRAINED = {State.DRAINING, State.STOPPED}
 
 
-@dataclass(frozen=True, slots=True)
-class Burden:
-    """What server processes have under way at each endpoint's address, all of them at this snapshot or a later one."""
+class NotLoaded(ModelNotReady):
+    """Versions of a model did not become ready; `causes` says why of each, in Triton's words."""
 
-    snapshot: int
-    in_flight: Mapping[str, int]
+    def __init__(self, message: str, causes: Mapping[int, str]) -> None:
+        super().__init__(message)
+        self.causes = causes
 
 
 class Fleet:
@@ -47,16 +49,17 @@ class Fleet:
         changed: asyncio.Event,
         burden: Callable[[], Awaitable[Burden | None]],
     ) -> None:
-        self.snapshot_number = 0
-        """Of the last snapshot that was made of this."""
+        self.unloading: Counter[str] = Counter()
+        """Models that are gone, of which something runs still."""
         self._settings = settings
         self._changed = changed
-        self._burden = burden
+        self._lives = Lives(changed, burden, settings.exit_timeout_secs)
         self._place = Place(settings, runtime_dir, changed)
+        self._overrides = Overrides(settings, runtime_dir)
         self._models: dict[str, list[LoadedModel]] = {}
+        self._past: dict[str, dict[int, str]] = {}
+        self._implicit: set[str] = set()
         self._departing: dict[str, list[LiveEndpoint]] = {}
-        self._lives: dict[LiveEndpoint, asyncio.Task[None]] = {}
-        self._departures: set[asyncio.Task[None]] = set()
         self._locks: dict[str, asyncio.Lock] = {}
         self._news = asyncio.Event()
 
@@ -65,42 +68,47 @@ class Fleet:
         chosen = await asyncio.to_thread(choose, self._settings)
         for model in await prepare(chosen, self._place):
             self._models.setdefault(model.config.name, []).append(model)
-        self._start(endpoint for model in self._all() for endpoint in model.endpoints)
+        self._lives.start(endpoint for model in self._all() for endpoint in model.endpoints)
         self._changed.set()
 
     @property
     def settled(self) -> bool:
         """Whether every model was ready or has failed once."""
-        return all(model.settled for model in self._all())
+        return all(composition.settled(model, self._models) for model in self._all())
+
+    @property
+    def snapshot_number(self) -> int:
+        """Of the last snapshot that was made of this."""
+        return self._lives.snapshot_number
+
+    @snapshot_number.setter
+    def snapshot_number(self, number: int) -> None:
+        self._lives.snapshot_number = number
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether the next snapshot will be another one."""
+        return self._changed.is_set()
+
+    @property
+    def models(self) -> composition.Models:
+        """What is loaded, by name."""
+        return self._models
+
+    @property
+    def past(self) -> Mapping[str, Mapping[int, str]]:
+        """Versions that were there once, and in Triton's words what became of them."""
+        return self._past
 
     def statuses(self) -> tuple[ModelStatus, ...]:
         """Every version of every model, ordered by name."""
-        return tuple(model.status() for _, versions in sorted(self._models.items()) for model in versions)
+        return tuple(self._status(model) for _, versions in sorted(self._models.items()) for model in versions)
 
     def describe(self) -> list[dict[str, Any]]:
         """The same for people: names, states, and why a model or an endpoint is not ready."""
         return [
-            {
-                "name": name,
-                "version": model.config.version,
-                "backend": model.config.backend,
-                "state": (status := model.status()).state,
-                "reason": status.reason,
-                "aliases": model.naming.aliases,
-                "fallbacks": model.naming.fallbacks,
-                "endpoints": [
-                    {
-                        "id": endpoint.id,
-                        "address": endpoint.address,
-                        "state": endpoint.status.state,
-                        "reason": endpoint.status.reason,
-                        "restarts": endpoint.status.restarts,
-                        "weight": model.weights.get(endpoint.id, 1.0),
-                    }
-                    for endpoint in (*model.endpoints, *model.departing)
-                ],
-            }
-            for name, versions in sorted(self._models.items())
+            composition.described(model, self._status(model))
+            for _, versions in sorted(self._models.items())
             for model in versions
         ]
 
@@ -111,9 +119,10 @@ class Fleet:
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """The lives of all endpoints, to be ended at the end: the caller cancels and awaits them."""
-        return [*self._departures, *self._lives.values()]
+        return self._lives.tasks()
 
     def close(self) -> None:
+        self._overrides.close()
         self._place.close()
 
     async def load(self, name: str) -> None:
@@ -122,25 +131,76 @@ class Fleet:
         What it ran under before serves until then, and goes on where the new one is refused: raises `ModelNotFound`,
         `InvalidRequest` for its configuration, `ModelNotReady` where an engine of it does not start.
         """
-        async with self._lock(name):
-            await self._load(await asyncio.to_thread(find, self._settings, name))
+        await self.serve(await self.read(name))
 
-    async def unload(self, name: str) -> None:
-        """Take a model out of service at once; returns when its streams are done and nothing of it runs."""
+    async def read(self, name: str, override: Override | None = None) -> list[ModelConfig]:
+        """The versions of a model to serve next, under the override if there is one. Raises as `load`."""
+        return await asyncio.to_thread(self._overrides.find, name, override)
+
+    async def serve(self, configs: Sequence[ModelConfig], chain: tuple[str, ...] = ()) -> None:
+        """Load these versions of one model, and those that an ensemble is made of where they are not; as `load`.
+
+        `chain`: the ensembles for which it is loaded; by itself without.
+        """
+        name = configs[0].name
+        async with self._lock(name):
+            for part in parts(configs[-1]):
+                if part not in (*chain, name) and not self._serves(part):
+                    await self._load_part(part, (*chain, name))
+            await self._load(configs)
+            if not chain:
+                self._implicit.discard(name)
+
+    async def _load_part(self, name: str, chain: tuple[str, ...]) -> None:
+        """What an ensemble needs; the ensemble's own state tells what is wrong."""
+        is_new = name not in self._models
+        try:
+            await self.serve(await self.read(name), chain)
+        except ServingError as error:
+            _logger.warning("%s: it is not loaded for %s: %s", name, chain[-1], error.message)
+        if is_new:
+            self._implicit.add(name)
+
+    async def unload(self, name: str, *, with_parts: bool = False) -> None:
+        """Take a model out of service at once; returns when its streams are done and nothing of it runs.
+
+        Ensembles that cannot be without it go as well; with `with_parts` so do those models that were loaded for it
+        alone. Raises `ModelNotFound`.
+        """
         async with self._lock(name):
             versions = self._named(name)
-            del self._models[name]
+            going = [name, *composition.dependents(name, self._models)]
+            if with_parts:
+                going += self._only_for(versions, going)
+            leaving: list[LiveEndpoint] = []
+            for each in going:
+                models = self._models.pop(each)
+                self._remember(each, models)
+                self._overrides.forget(each)
+                self._implicit.discard(each)
+                leaving += [endpoint for model in models for endpoint in model.endpoints]
+                leaving += self._departing.get(each, ())
             self._changed.set()
-            leaving = [endpoint for model in versions for endpoint in model.endpoints]
-            await self._depart([*leaving, *self._departing.get(name, ())])
+            self.unloading.update(going)
+            try:
+                await self._lives.depart(leaving)
+            finally:
+                self.unloading -= Counter(going)
+
+    def _only_for(self, versions: Sequence[LoadedModel], going: Sequence[str]) -> list[str]:
+        """The parts of an ensemble that nobody asked for, and nobody needs but what is going."""
+        ours = {part for model in versions for part in parts(model.config)}
+        others = {name: models for name, models in self._models.items() if name not in going}
+        needed = {part for models in others.values() for model in models for part in parts(model.config)}
+        return [part for part in ours & self._implicit & self._models.keys() if part not in needed]
 
     async def drain(self, name: str) -> None:
         """As `unload`, but the model stays listed, `STOPPED`; loading it starts it again."""
         async with self._lock(name):
-            await self._depart([endpoint for model in self._named(name) for endpoint in model.endpoints])
+            await self._lives.depart([endpoint for model in self._named(name) for endpoint in model.endpoints])
 
-    async def reload(self) -> dict[str, str]:
-        """Follow the repository: load what changed, is new or has failed, unload what is gone.
+    async def reload(self, *, retries: bool = True) -> dict[str, str]:
+        """Follow the repository: load what changed, is new or (with `retries`) has failed, unload what is gone.
 
         In explicit mode it is followed for what is loaded now. Returns what became of each model: `unchanged`,
         `loaded`, `unloaded`, `drained` (which it stays), or why it was refused. Raises `InvalidRequest` where a
@@ -153,10 +213,23 @@ class Fleet:
         for model in await asyncio.to_thread(choose, settings):
             found.setdefault(model.name, []).append(model)
         names = set(self._models)
-        if self._settings.model_control_mode == "none":
+        if self._settings.model_control_mode != "explicit":
             names |= set(found)
-        outcomes = await asyncio.gather(*(self._follow(name, found.get(name, [])) for name in sorted(names)))
+        outcomes = await asyncio.gather(
+            *(self._follow(name, found.get(name, []), retries=retries) for name in sorted(names))
+        )
         return dict(zip(sorted(names), outcomes, strict=True))
+
+    async def poll(self) -> None:
+        """Follow the repository until cancelled, in poll mode."""
+        while True:
+            await asyncio.sleep(self._settings.repository_poll_secs)
+            try:
+                await self.reload(retries=False)
+            except ServingError as error:
+                _logger.error("the repository is not followed: %s", error.message)  # noqa: TRY400  # it says it all
+            except Exception:
+                _logger.exception("the repository is not followed")
 
     async def watch_files(self) -> None:
         """Follow the files of endpoints until cancelled. One that cannot be used changes nothing, and is told once."""
@@ -182,23 +255,23 @@ class Fleet:
                 if len(versions) <= number or versions[number] is not model:
                     continue
                 model.file_seen = seen
-                if model.status().state is not State.STOPPED:
+                if self._status(model).state is not State.STOPPED:
                     self._swap(name, [*versions[:number], await self._replaced(model), *versions[number + 1 :]])
 
     async def _replaced(self, model: LoadedModel) -> LoadedModel:
         after = await replace(model.config, model, self._place, self._place.generation())
-        fresh = _without(after.endpoints, model.endpoints)
-        self._start(fresh)
+        fresh = without(after.endpoints, model.endpoints)
+        self._lives.start(fresh)
         await self._until(lambda: all(endpoint.status.settled for endpoint in fresh))
         return after
 
-    async def _follow(self, name: str, found: Sequence[ModelConfig | BrokenModel]) -> str:
+    async def _follow(self, name: str, found: Sequence[ModelConfig | BrokenModel], *, retries: bool) -> str:
         """One model's part of a reload: what became of it."""
         versions = self._models.get(name, [])
-        if versions and found and all(model.status().state in _DRAINED for model in versions):
+        if versions and found and all(self._status(model).state in _DRAINED for model in versions):
             return "drained"  # by somebody, who will load it again
-        is_same = [model.config for model in versions] == list(found)
-        if is_same and not any(model.status().state is State.FAILED for model in versions):
+        is_unchanged = len(versions) == len(found) and all(map(is_same, versions, found))
+        if is_unchanged and not (retries and any(self._status(model).state is State.FAILED for model in versions)):
             return "unchanged"
         try:
             if not found:
@@ -215,20 +288,25 @@ class Fleet:
         versions = self._models.get(name, [])
         before = {model.config.version: model for model in versions}
         generation = self._place.generation() if versions else 0
-        after = [await replace(config, before.get(config.version), self._place, generation) for config in configs]
-        self._check_names(after)
+        serves = self._serves(name)
+        try:
+            after = [await replace(config, before.get(config.version), self._place, generation) for config in configs]
+            self._check_names(after)
+        except ServingError as error:
+            if not serves:
+                self._swap(name, [failed(config, error) for config in configs])
+            raise
         kept = [endpoint for model in versions for endpoint in model.endpoints]
-        fresh = _without([endpoint for model in after for endpoint in model.endpoints], kept)
-        serves = any(model.status().state is State.READY for model in versions)
+        fresh = without([endpoint for model in after for endpoint in model.endpoints], kept)
         if not serves:
             self._swap(name, after)
-        self._start(fresh)
+        self._lives.start(fresh)
         try:
-            await self._until(lambda: all(model.settled for model in after))
-            _check_ready(after, fresh)
+            await self._until(lambda: all(self._is_settled(model) for model in after))
+            self._check_ready(after, fresh)
         except BaseException:
             if serves:
-                await self._end(fresh)
+                await self._lives.end(fresh)
             raise
         if serves:
             self._swap(name, after)
@@ -247,68 +325,54 @@ class Fleet:
     def _swap(self, name: str, after: list[LoadedModel]) -> None:
         """From here on requests go by the new versions; endpoints that only the old ones had depart."""
         before = self._models.get(name, [])
-        leaving = _without(
+        leaving = without(
             [endpoint for model in before for endpoint in model.endpoints],
             [endpoint for model in after for endpoint in model.endpoints],
         )
         departing = self._departing.setdefault(name, [])
-        departing += leaving
         after[-1].departing = departing  # the last version is the one that server processes have
+        self._remember(name, before)
         self._models[name] = after
         self._changed.set()
-        for endpoint in leaving:
-            endpoint.drain()
-        if leaving:
-            task = asyncio.create_task(self._see_off(departing, leaving))
-            self._departures.add(task)
-            task.add_done_callback(self._departures.discard)
-
-    async def _see_off(self, departing: list[LiveEndpoint], leaving: Sequence[LiveEndpoint]) -> None:
-        await self._depart(leaving)
-        departing[:] = _without(departing, leaving)
-        self._changed.set()
-
-    async def _depart(self, endpoints: Sequence[LiveEndpoint]) -> None:
-        """Give them no new work, and end each when it is idle or the time to drain is over."""
-        for endpoint in endpoints:
-            if endpoint in self._lives:
-                endpoint.drain()
-        try:
-            async with asyncio.timeout(self._settings.exit_timeout_secs):
-                waiting = [endpoint for endpoint in endpoints if endpoint in self._lives]
-                self._changed.set()
-                # The snapshot that takes them out of service is the next one that is made.
-                after = self.snapshot_number + 1
-                while waiting:
-                    burden = await self._burden()
-                    if burden is not None and burden.snapshot >= after:
-                        idle = [endpoint for endpoint in waiting if not burden.in_flight.get(endpoint.address)]
-                        waiting = _without(waiting, idle)
-                        await self._end(idle)
-                    if waiting:
-                        await asyncio.sleep(_IDLE_LOOK_SECONDS)
-        except TimeoutError:
-            pass
-        await self._end(endpoints)
-
-    def _start(self, endpoints: Iterable[LiveEndpoint]) -> None:
-        for endpoint in endpoints:
-            self._lives[endpoint] = asyncio.create_task(endpoint.run(), name=endpoint.id)
-
-    async def _end(self, endpoints: Iterable[LiveEndpoint]) -> None:
-        """Processes are stopped, remote endpoints are watched no longer."""
-        ending = {endpoint: self._lives[endpoint] for endpoint in endpoints if endpoint in self._lives}
-        for task in ending.values():
-            if not task.cancelling():  # cancelled once more, it would end at once
-                task.cancel()
-        if ending:
-            await asyncio.wait(ending.values())
-        for endpoint in ending:
-            self._lives.pop(endpoint, None)
+        self._lives.see_off(departing, leaving)
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         while not holds():
             await self._news.wait()
+
+    def _check_ready(self, models: Sequence[LoadedModel], fresh: Sequence[LiveEndpoint]) -> None:
+        """Raises `NotLoaded` where an engine failed to start, or a version has nothing that serves."""
+        statuses = [self._status(model) for model in models]
+        causes = {
+            status.config.version: composition.cause(model, status)
+            for model, status in zip(models, statuses, strict=True)
+            if status.state is not State.READY
+        }
+        for endpoint in fresh:
+            if isinstance(endpoint, EngineProcess) and endpoint.status.state is State.FAILED:
+                raise NotLoaded(f"The engine {endpoint.id} does not start: {endpoint.status.reason}", causes)
+        for status in statuses:
+            if status.state is not State.READY:
+                raise NotLoaded(f"The model {status.config.name!r} is {status.state.value}: {status.reason}", causes)
+
+    def _remember(self, name: str, models: Sequence[LoadedModel]) -> None:
+        """What Triton tells of versions that are gone: why they failed, or that they were unloaded."""
+        past = self._past.setdefault(name, {})
+        for model in models:
+            status = self._status(model)
+            if model.config.version:
+                past[model.config.version] = (
+                    composition.cause(model, status) if status.state is State.FAILED else "unloaded"
+                )
+
+    def _status(self, model: LoadedModel) -> ModelStatus:
+        return composition.status(model, self._models)
+
+    def _is_settled(self, model: LoadedModel) -> bool:
+        return composition.settled(model, self._models)
+
+    def _serves(self, name: str) -> bool:
+        return any(self._status(model).state is State.READY for model in self._models.get(name, []))
 
     def _named(self, name: str) -> list[LoadedModel]:
         if name not in self._models:
@@ -320,19 +384,3 @@ class Fleet:
 
     def _all(self) -> Iterator[LoadedModel]:
         return (model for versions in self._models.values() for model in versions)
-
-
-def _without(endpoints: Iterable[LiveEndpoint], others: Iterable[LiveEndpoint]) -> list[LiveEndpoint]:
-    excluded = set(others)
-    return [endpoint for endpoint in endpoints if endpoint not in excluded]
-
-
-def _check_ready(models: Sequence[LoadedModel], fresh: Sequence[LiveEndpoint]) -> None:
-    """Raises `ModelNotReady` where an engine failed to start, or a version has nothing that serves."""
-    for endpoint in fresh:
-        if isinstance(endpoint, EngineProcess) and endpoint.status.state is State.FAILED:
-            raise ModelNotReady(f"The engine {endpoint.id} does not start: {endpoint.status.reason}")
-    for model in models:
-        status = model.status()
-        if status.state is not State.READY:
-            raise ModelNotReady(f"The model {status.config.name!r} is {status.state.value}: {status.reason}")

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import msgspec
+
+from backends.completion import DEFAULT_FILENAMES
 from backends.config import ModelConfig
 from backends.engine import naming, routing
 from backends.engine.addresses import addresses, endpoints_file
+from backends.engine.command import Command
 from backends.engine.naming import Naming
 from backends.engine.process import EngineProcess
-from backends.engine.watch import Patience, RemoteEndpoint
-from backends.errors import InvalidRequest, ModelNotFound, ServingError
+from backends.engine.watch import FailedForGoodError, Patience, RemoteEndpoint
+from backends.errors import InvalidRequest, ServingError
 from backends.model import Endpoint, State
-from backends.repository import BrokenModel, load
+from backends.repository import BrokenModel, completed, gpus
+from backends.validation import fault, group_fault
+from backends.worker.options import OPTIONS_VARIABLE, Options
 from ensembles.kinds import find_kind
+from gateway.choice import stamp
 from gateway.settings import Settings
 from gateway.snapshot import ModelStatus
 
@@ -45,18 +54,35 @@ class LoadedModel:
     """One version of one model with its endpoints; none, and a reason, if it cannot be served.
 
     `departing` are endpoints that get no new work and finish what they have. `origins` are the folder and the number
-    that each process was launched with, by id. `file_seen` is how the file of endpoints looked when it was read.
+    that each process was launched with, by id. `file_seen` is how the file of endpoints looked when it was read,
+    `stamp` how the files of a worker's model did. `cause` is the reason in Triton's words. `is_known`: its
+    configuration can be used. `completed` is an ensemble's configuration once its parts were ready.
     """
 
     config: ModelConfig
     endpoints: Sequence[LiveEndpoint] = ()
     reason: str = ""
+    cause: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
     naming: Naming = field(default_factory=Naming)
     weights: dict[str, float] = field(default_factory=dict)
     departing: list[LiveEndpoint] = field(default_factory=list)
     origins: dict[str, tuple[str, int]] = field(default_factory=dict)
     file_seen: tuple[int, ...] = ()
+    stamp: int = 0
+    is_known: bool = True
+    completed: ModelConfig | None = None
+    _served: tuple[str, ModelConfig] | None = None
+
+    @property
+    def served(self) -> ModelConfig:
+        """The configuration that it is served under: `config`, once a worker has completed it from the model."""
+        document = next((endpoint.status.document for endpoint in self.endpoints if endpoint.status.document), "")
+        if not document:
+            return self.config
+        if self._served is None or self._served[0] != document:
+            self._served = document, completed(self.config, document)
+        return self._served[1]
 
     @property
     def settled(self) -> bool:
@@ -65,12 +91,12 @@ class LoadedModel:
 
     def status(self) -> ModelStatus:
         if not self.endpoints:
-            return ModelStatus(self.config, State.FAILED, self.reason, created=self.created)
+            return ModelStatus(self.config, State.FAILED, self.reason, created=self.created, is_known=self.is_known)
         statuses = [endpoint.status for endpoint in self.endpoints]
         current = {endpoint.id for endpoint in self.endpoints}
         best = min(statuses, key=lambda status: _BEST_FIRST.index(status.state))
         return ModelStatus(
-            config=self.config,
+            config=self.served,
             state=best.state,
             reason=best.reason,
             endpoints=tuple(
@@ -96,7 +122,8 @@ class Place:
     def __init__(self, settings: Settings, runtime_dir: str, changed: asyncio.Event) -> None:
         self.changed = changed
         self.patience = Patience(interval_seconds=settings.health_interval, max_restarts=settings.max_restarts)
-        self._runtime_dir = runtime_dir
+        self.runtime_dir = runtime_dir
+        self.worker_environment = {OPTIONS_VARIABLE: msgspec.json.encode(_options(settings)).decode()}
         self._generations = itertools.count(1)
 
     def generation(self) -> int:
@@ -105,49 +132,16 @@ class Place:
 
     def folder(self, generation: int) -> str:
         """Where the sockets of a generation are."""
-        return str(Path(self._runtime_dir) / str(generation)) if generation else self._runtime_dir
+        return str(Path(self.runtime_dir) / str(generation)) if generation else self.runtime_dir
 
     def close(self) -> None:
         """Remove the folders that are empty by now."""
-        for folder in Path(self._runtime_dir).iterdir():
+        for folder in Path(self.runtime_dir).iterdir():
             if folder.is_dir() and folder.name.isdigit():
                 try:
                     folder.rmdir()
                 except OSError:
                     pass
-
-
-def choose(settings: Settings) -> list[ModelConfig | BrokenModel]:
-    """The models to load at the start, by `--model-control-mode`: none (all), explicit (those named).
-
-    One that is named but not there is a broken one. Raises `InvalidRequest` where the settings make no sense.
-    """
-    mode, names = settings.model_control_mode, settings.load_model
-    if mode == "none" and names:
-        raise InvalidRequest("--load-model needs --model-control-mode explicit.", param="load_model")
-    found = load(settings.model_repository, settings.model_config_name or None)
-    if mode == "none" or "*" in names:
-        return found
-    missing = sorted(set(names) - {model.name for model in found})
-    return [
-        *(model for model in found if model.name in names),
-        *(BrokenModel(name, f"there is no such model in {_places(settings)}") for name in missing),
-    ]
-
-
-def find(settings: Settings, name: str) -> list[ModelConfig]:
-    """The versions of one model as the repository has them now. Raises `ModelNotFound`, `InvalidRequest`."""
-    found = [
-        model for model in load(settings.model_repository, settings.model_config_name or None) if model.name == name
-    ]
-    if not found:
-        raise ModelNotFound(f"There is no model '{name}' in {_places(settings)}.")
-    configs = []
-    for model in found:
-        if isinstance(model, BrokenModel):
-            raise InvalidRequest(f"Model {name!r}: {model.reason}")
-        configs.append(model)
-    return configs
 
 
 async def prepare(models: Iterable[ModelConfig | BrokenModel], place: Place) -> list[LoadedModel]:
@@ -156,21 +150,22 @@ async def prepare(models: Iterable[ModelConfig | BrokenModel], place: Place) -> 
     taken: dict[str, Naming] = {}
     for number, model in enumerate(loaded):
         others = ((name, names) for name, names in taken.items() if name != model.config.name)
-        fault = naming.clash(model.naming, model.config.name, others) if model.endpoints else None
+        fault = None if model.reason else naming.clash(model.naming, model.config.name, others)
         if fault is None:
             taken[model.config.name] = model.naming
         else:
-            loaded[number] = _failed(model.config, f"Model {model.config.name!r}: {fault}.")
+            loaded[number] = failed(model.config, InvalidRequest(f"Model {model.config.name!r}: {fault}."))
     return loaded
 
 
 async def _prepare(model: ModelConfig | BrokenModel, place: Place) -> LoadedModel:
     if isinstance(model, BrokenModel):
-        return _failed(ModelConfig(model.name, backend=""), model.reason)
+        nothing = ModelConfig(model.name, backend="", version=0)
+        return failed(nothing, InvalidRequest(model.reason), is_known=model.is_known)
     try:
         return await replace(model, None, place)
     except ServingError as error:
-        return _failed(model, error.message)
+        return failed(model, error)
 
 
 async def replace(config: ModelConfig, before: LoadedModel | None, place: Place, generation: int = 0) -> LoadedModel:
@@ -206,6 +201,11 @@ def _replace(config: ModelConfig, before: LoadedModel | None, place: Place, gene
     model = LoadedModel(config, naming=naming.read(config), file_seen=look(config))
     if before is not None:
         model.created = before.created
+    if config.ensemble_scheduling is not None:
+        return model
+    if config.backend in DEFAULT_FILENAMES:
+        model.stamp = stamp(Path(config.path))
+        _check_worker(config)
     model.endpoints = (*_processes(model, before, place, generation), *_remote(model, before, place))
     if not model.endpoints:
         raise InvalidRequest(f"Model {config.name!r} has neither an instance nor an endpoint.")
@@ -215,12 +215,12 @@ def _replace(config: ModelConfig, before: LoadedModel | None, place: Place, gene
 def _processes(model: LoadedModel, before: LoadedModel | None, place: Place, generation: int) -> list[EngineProcess]:
     """A process is kept where its command, written for the folder that it was launched from, is the same as before."""
     config = model.config
-    launch = find_kind(config.backend).launch
-    running = {} if before is None else _running(before)
+    launch = _launcher(config, place)
+    running = {} if before is None or _is_other(model, before) else _running(before)
     origins = {process.id: origin for origin, process in running.items()}
     folder = place.folder(generation)
-    commands = launch(config, runtime_dir=folder)
-    again = {origin: launch(config, runtime_dir=origin) for origin, _ in running}
+    commands = launch(folder)
+    again = {origin: launch(origin) for origin, _ in running}
     processes = []
     for number, command in enumerate(commands):
         kept = next(
@@ -234,10 +234,53 @@ def _processes(model: LoadedModel, before: LoadedModel | None, place: Place, gen
         if kept is None:
             Path(folder).mkdir(mode=0o700, exist_ok=True)
             name = f"{config.name}-{config.version}-{number}" + (f".{generation}" if generation else "")
-            kept = EngineProcess(name, command, config.name, place.changed, place.patience)
+            judge = partial(_judge, config)
+            kept = EngineProcess(name, command, config.name, place.changed, place.patience, judge)
         model.origins[kept.id] = origins.get(kept.id, (folder, number))
         processes.append(kept)
     return processes
+
+
+def _launcher(config: ModelConfig, place: Place) -> Callable[[str], Sequence[Command]]:
+    """What is started for a folder of sockets: as the kind says, and workers are told the gateway's options."""
+    kind = find_kind(config.backend)
+
+    def launch(folder: str) -> Sequence[Command]:
+        return [
+            command
+            if command.config is None
+            else dataclasses.replace(command, env={**place.worker_environment, **command.env})
+            for command in kind.launch(config, runtime_dir=folder)
+        ]
+
+    return launch
+
+
+def _is_other(model: LoadedModel, before: LoadedModel) -> bool:
+    """Whether a worker would load something else now, though its command may be the same."""
+    return model.stamp != before.stamp or (bool(model.stamp) and model.config != before.config)
+
+
+def _check_worker(config: ModelConfig) -> None:
+    """Raises `InvalidRequest` where no instance could load the model, whatever it says of itself."""
+    what = group_fault(config, gpus())
+    if what:
+        raise InvalidRequest(what)
+    folder = Path(config.path).parent
+    for output in config.output:
+        file = folder / output.label_filename
+        if output.label_filename and not file.is_file():
+            raise ServingError(f"failed to open text file for read {file}: No such file or directory")
+
+
+def _judge(config: ModelConfig, document: str) -> None:
+    """Raises `FailedForGoodError` where a model cannot be served under its completed configuration."""
+    try:
+        what = fault(completed(config, document))
+    except InvalidRequest as error:
+        what = error.message
+    if what:
+        raise FailedForGoodError(f"Invalid argument: {what}")
 
 
 def _running(model: LoadedModel) -> dict[tuple[str, int], EngineProcess]:
@@ -268,10 +311,26 @@ def _remote(model: LoadedModel, before: LoadedModel | None, place: Place) -> lis
     return found
 
 
-def _failed(config: ModelConfig, reason: str) -> LoadedModel:
-    _logger.warning("%s: FAILED (%s)", config.name, reason)
-    return LoadedModel(config, reason=reason)
+def is_same(model: LoadedModel, found: ModelConfig | BrokenModel) -> bool:
+    """Whether the repository has what this version was loaded from."""
+    if isinstance(found, BrokenModel):
+        return not model.endpoints and model.reason == found.reason
+    return model.config == found and (not model.stamp or model.stamp == stamp(Path(found.path)))
 
 
-def _places(settings: Settings) -> str:
-    return ", ".join(str(path) for path in settings.model_repository)
+def failed(config: ModelConfig, error: ServingError, *, is_known: bool = True) -> LoadedModel:
+    """A version that cannot be served."""
+    _logger.warning("%s: FAILED (%s)", config.name, error.message)
+    return LoadedModel(config, reason=error.message, cause=cause(error), is_known=is_known)
+
+
+def cause(error: ServingError) -> str:
+    """Why a version cannot be served, as Triton's index says it."""
+    return f"{'Invalid argument' if isinstance(error, InvalidRequest) else 'Internal'}: {error.message}"
+
+
+def _options(settings: Settings) -> Options:
+    return Options(
+        cache_bytes=int(settings.cache_config.rpartition("=")[2] or 0),
+        completes=not settings.disable_auto_complete_config,
+    )

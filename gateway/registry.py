@@ -149,7 +149,7 @@ class Registry:
         """The entry of a version, 0 for the latest. Raises `InferenceError` in Triton's words."""
         name = self._aliases.get(name, name)
         entries = self._versions.get(name)
-        if entries is None:
+        if entries is None or not any(entry.status.is_known for entry in entries.values()):
             raise InferenceError(f"Request for unknown model: '{name}' is not found", Code.NOT_FOUND)
         entry = entries.get(version) if version else self._entries[name]
         if entry is None:
@@ -237,9 +237,10 @@ class Registry:
 
 
 def _latest(entries: Mapping[int, Entry]) -> Entry:
-    """The last version that can be used, else the last one."""
+    """The last version that is ready, else the last one that can be used, else the last one."""
     usable = [version for version, entry in entries.items() if entry.model is not None]
-    return entries[max(usable or entries)]
+    ready = [version for version in usable if entries[version].status.state is State.READY]
+    return entries[max(ready or usable or entries)]
 
 
 def _draining(endpoint: Endpoint) -> Endpoint:

@@ -19,6 +19,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     endpoints: tuple[Endpoint, ...] = ()
     context_length: int | None = None
     created: int = 0
+    is_known: bool = True
+    """False: its configuration cannot be used, and to KServe's clients it is as if it was not there."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
@@ -94,23 +96,51 @@ class Queue(msgspec.Struct, frozen=True):
     waiting: dict[str, int]
 
 
+class LoadOrder(msgspec.Struct, frozen=True):
+    """How a model is to be loaded or unloaded: a configuration in JSON and files in the place of the repository's.
+
+    `with_parts`: unload those too that were loaded for it alone.
+    """
+
+    config: str | None = None
+    files: dict[str, bytes] = {}
+    with_parts: bool = False
+
+
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
     """Server process → supervisor: do or tell something; `subject` is a model's name, or how much of an answer."""
 
     id: int
     action: Action
     subject: str = ""
+    order: LoadOrder = LoadOrder()
 
 
 class Told(msgspec.Struct, frozen=True, tag="told"):
-    """Supervisor → server process: the answer to `Ask`, as JSON; or the class of the error and its message."""
+    """Supervisor → server process: the answer to `Ask`, as JSON; or the class of the error and its message.
+
+    `status` is Triton's code of an `InferenceError`.
+    """
 
     id: int
     answer: bytes = b""
     error: str = ""
     message: str = ""
+    status: str = ""
 
 
-Action = Literal["load", "unload", "drain", "reload", "endpoints", "queue", "decisions", "models"]
+Action = Literal[
+    "load",
+    "unload",
+    "drain",
+    "reload",
+    "endpoints",
+    "queue",
+    "decisions",
+    "models",
+    "index",
+    "kserve_load",
+    "kserve_unload",
+]
 ToServer = Snapshot | Loads | Reload | Drain | Scrape | Inspect | Told
 ToSupervisor = Counters | Serving | Account | Ask

@@ -14,7 +14,8 @@ from backends.config import ModelConfig
 from backends.engine.probe import get
 from backends.errors import InvalidRequest, ModelNotFound, ModelNotReady
 from backends.model import Endpoint, State
-from gateway.fleet import Burden, Fleet
+from gateway.fleet import Fleet
+from gateway.lives import Burden
 from gateway.settings import Settings
 from tests.engines import echo_engine
 from tests.servers import echo_repository

@@ -14,7 +14,8 @@ from backends.engine.watch import Patience, RemoteEndpoint
 from backends.errors import InvalidRequest, ModelNotFound
 from backends.model import State
 from backends.repository import BrokenModel
-from gateway.loading import LoadedModel, Place, choose, find, prepare, replace
+from gateway.choice import choose, find
+from gateway.loading import LoadedModel, Place, prepare, replace
 from gateway.settings import Settings
 
 

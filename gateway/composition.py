@@ -1,0 +1,135 @@
+"""Ensembles among the models that run: an ensemble is what its parts are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from backends.config import ModelConfig, TransactionPolicy
+from backends.model import State
+from ensembles.validation import check, circle, is_decoupled
+from gateway.choice import parts
+from gateway.loading import LoadedModel
+from gateway.snapshot import ModelStatus
+
+_CODES = ("Internal", "Invalid argument", "Unavailable", "Not found", "Unsupported", "Already exists", "Unknown")
+
+Models = Mapping[str, Sequence[LoadedModel]]
+"""The versions of each model, by name."""
+
+
+def status(model: LoadedModel, models: Models) -> ModelStatus:
+    """What a version of a model is now; that of an ensemble follows from its parts', whatever became of them."""
+    if model.config.ensemble_scheduling is None or model.reason:
+        return model.status()
+    state, reason = _state(model, models)
+    return ModelStatus(
+        model.completed or model.config,
+        state,
+        reason,
+        created=model.created,
+        is_known=model.completed is not None,
+    )
+
+
+def settled(model: LoadedModel, models: Models) -> bool:
+    """Whether it was ready or failed once."""
+    if model.config.ensemble_scheduling is None:
+        return model.settled
+    return status(model, models).state is not State.STARTING
+
+
+def cause(model: LoadedModel, status: ModelStatus) -> str:
+    """Why a version is not ready, as Triton's index says it."""
+    if model.cause:
+        return model.cause
+    return status.reason if status.reason.split(":")[0] in _CODES else f"Internal: {status.reason}"
+
+
+def described(model: LoadedModel, status: ModelStatus) -> dict[str, Any]:
+    """A version for people: its state, and why it or an endpoint of it is not ready."""
+    return {
+        "name": model.config.name,
+        "version": model.config.version,
+        "backend": model.config.backend,
+        "state": status.state,
+        "reason": status.reason,
+        "aliases": model.naming.aliases,
+        "fallbacks": model.naming.fallbacks,
+        "endpoints": [
+            {
+                "id": endpoint.id,
+                "address": endpoint.address,
+                "state": endpoint.status.state,
+                "reason": endpoint.status.reason,
+                "restarts": endpoint.status.restarts,
+                "weight": model.weights.get(endpoint.id, 1.0),
+            }
+            for endpoint in (*model.endpoints, *model.departing)
+        ],
+    }
+
+
+def dependents(name: str, models: Models) -> list[str]:
+    """The ensembles that cannot be without a model, those that cannot be without these included."""
+    found: list[str] = []
+    waiting = [name]
+    while waiting:
+        part = waiting.pop()
+        for other, versions in models.items():
+            if other not in found and other != name and any(part in parts(one.config) for one in versions):
+                found.append(other)
+                waiting.append(other)
+    return found
+
+
+def _state(model: LoadedModel, models: Models) -> tuple[State, str]:
+    config = model.config
+    ensembles = {name: versions[-1].config for name, versions in models.items()}
+    loop = circle(config.name, ensembles)
+    if loop:
+        return State.FAILED, loop
+    ready: dict[str, dict[int, ModelConfig]] = {}
+    for part in parts(config):
+        versions = models.get(part)
+        if versions is None:
+            continue
+        if not all(settled(version, models) for version in versions):
+            return State.STARTING, ""
+        statuses = [status(version, models) for version in versions]
+        ready[part] = {one.config.version: one.config for one in statuses if one.state is State.READY}
+        if not ready[part]:
+            causes = [_failure(version, one) for version, one in zip(versions, statuses, strict=True)]
+            return _worst(statuses), (
+                f"ensemble '{config.name}' depends on '{part}' which has no loaded version. "
+                f"Model '{part}' loading failed with error: {''.join(causes)}"
+            )
+    fault = check(config, ready)
+    if fault:
+        return State.FAILED, fault
+    decoupled = is_decoupled(config, ready)
+    if model.completed is None or model.completed.model_transaction_policy.decoupled != decoupled:
+        model.completed = _completed(config, is_decoupled=decoupled)
+    return State.READY, ""
+
+
+def _completed(config: ModelConfig, *, is_decoupled: bool) -> ModelConfig:
+    """An ensemble answers as often as its parts do, whatever it says itself."""
+    fields = msgspec.json.decode(config.document)
+    fields["model_transaction_policy"] = {"decoupled": is_decoupled}
+    return msgspec.structs.replace(
+        config,
+        model_transaction_policy=TransactionPolicy(decoupled=is_decoupled),
+        document=msgspec.json.encode(fields).decode(),
+    )
+
+
+def _failure(model: LoadedModel, found: ModelStatus) -> str:
+    return f"version {found.config.version} is at UNAVAILABLE state: {cause(model, found)};"
+
+
+def _worst(statuses: Sequence[ModelStatus]) -> State:
+    """That of an ensemble of which a part has no version that is ready: failed for good, or to be ready again."""
+    return State.FAILED if all(one.state is State.FAILED for one in statuses) else State.UNHEALTHY

@@ -1,0 +1,76 @@
+"""The model repository extension: what HTTP and gRPC ask of the supervisor, and when it may be asked."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+
+import msgspec
+
+from backends.errors import Code, InferenceError
+from gateway.plane import Plane
+from gateway.snapshot import LoadOrder
+
+_FILE = "file:"
+
+
+class IndexEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One version of a model; without `version` a model of which none was ever loaded."""
+
+    name: str
+    version: str = ""
+    state: str = ""
+    reason: str = ""
+
+
+_decode_index = msgspec.json.Decoder(list[IndexEntry]).decode
+
+
+async def index(plane: Plane, *, ready: bool = False) -> list[IndexEntry]:
+    """Every model of the repositories with its state; with `ready`, what can be used now. Raises `Unavailable`."""
+    entries = _decode_index(await plane.questions.ask("index"))
+    # As Triton: a model that is there twice is told of all the same.
+    return [entry for entry in entries if not ready or entry.state == "READY" or (entry.state and not entry.version)]
+
+
+async def load(
+    plane: Plane, name: str, parameters: Mapping[str, str | bytes] | None = None, *, repository: str = ""
+) -> None:
+    """Load a model and return when it serves; what it ran under before serves until then, and where this fails.
+
+    `parameters`: `config` is a configuration in JSON, `file:PATH` a file of the model's folder, its bytes or base64 of
+    them. Raises `InferenceError` in Triton's words.
+    """
+    _check_allowed(plane, repository)
+    config: str | None = None
+    files: dict[str, bytes] = {}
+    for key, value in (parameters or {}).items():
+        if key == "config":
+            config = value if isinstance(value, str) else value.decode(errors="replace")
+        elif key.startswith(_FILE):
+            files[key.removeprefix(_FILE)] = value if isinstance(value, bytes) else _decoded(value)
+        else:
+            raise InferenceError("unexpected error on creating Triton parameter")
+    await plane.questions.ask("kserve_load", name, LoadOrder(config, files))
+
+
+async def unload(plane: Plane, name: str, *, dependents: bool = False, repository: str = "") -> None:
+    """Unload a model, with `dependents` those too that were loaded for it alone. Raises `InferenceError`."""
+    _check_allowed(plane, repository)
+    await plane.questions.ask("kserve_unload", name, LoadOrder(with_parts=dependents))
+
+
+def _check_allowed(plane: Plane, repository: str) -> None:
+    if repository:
+        raise InferenceError("'repository_name' specification is not supported", Code.UNSUPPORTED)
+    if plane.settings.model_control_mode != "explicit":
+        raise InferenceError("explicit model load / unload is not allowed if polling is enabled", Code.UNAVAILABLE)
+
+
+def _decoded(text: str) -> bytes:
+    """As Triton: what is no base64 is nothing."""
+    try:
+        return base64.b64decode(text)
+    except (binascii.Error, ValueError):
+        return b""
