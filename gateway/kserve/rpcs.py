@@ -14,7 +14,9 @@ from backends.errors import Code, InferenceError
 from backends.statistics import BatchStatistics, InferenceStatistics, ModelStatistics, ResponseStatistics
 from backends.tensors import Buffer
 from gateway.health import readiness
+from gateway.kserve import grpc_settings, repository
 from gateway.kserve.call import Call, Unary
+from gateway.kserve.control import EXTENSIONS
 from gateway.kserve.dataplane import DataPlane
 from gateway.plane import Plane
 from gateway.tenants import ANYONE, Tenant
@@ -22,21 +24,8 @@ from gateway.tenants import ANYONE, Tenant
 Admit = Callable[[Call], Awaitable[Tenant]]
 """Who calls. Raises `ServingError` for whom is not let in."""
 
-EXTENSIONS = (
-    "classification",
-    "sequence",
-    "model_repository",
-    "model_repository(unload_dependents)",
-    "schedule_policy",
-    "model_configuration",
-    "system_shared_memory",
-    "cuda_shared_memory",
-    "binary_tensor_data",
-    "parameters",
-    "statistics",
-    "trace",
-    "logging",
-)
+_OPEN = frozenset({"ServerLive", "ServerReady", "ServerMetadata", "ModelReady"})
+"""What needs no key, as over HTTP: probes have none."""
 
 
 class Rpcs:
@@ -51,7 +40,7 @@ class Rpcs:
         """Every RPC that answers one message by one message, `ModelInfer` aside."""
         return {
             name: self._open(getattr(pb, f"{name}Request"), rpc)
-            if name in {"ServerLive", "ServerReady"}
+            if name in _OPEN
             else self._guarded(getattr(pb, f"{name}Request"), rpc)
             for name, rpc in {
                 "ServerLive": self._live,
@@ -67,6 +56,11 @@ class Rpcs:
                 "CudaSharedMemoryStatus": self._cuda_shared_memory,
                 "CudaSharedMemoryRegister": self._register_cuda,
                 "CudaSharedMemoryUnregister": self._unregister_cuda,
+                "RepositoryIndex": self._index,
+                "RepositoryModelLoad": self._load,
+                "RepositoryModelUnload": self._unload,
+                "TraceSetting": self._traces,
+                "LogSettings": self._logs,
             }.items()
         }
 
@@ -138,8 +132,7 @@ class Rpcs:
         return pb.SystemSharedMemoryUnregisterResponse()
 
     async def _cuda_shared_memory(self, request: Any, _tenant: Tenant) -> Any:
-        if request.name:
-            raise InferenceError(f"Unable to find cuda shared memory region: '{request.name}'", Code.NOT_FOUND)
+        self._dataplane.regions.check_cuda(request.name)
         return pb.CudaSharedMemoryStatusResponse()
 
     async def _register_cuda(self, _request: Any, _tenant: Tenant) -> Any:
@@ -148,8 +141,51 @@ class Rpcs:
     async def _unregister_cuda(self, _request: Any, _tenant: Tenant) -> Any:
         return pb.CudaSharedMemoryUnregisterResponse()
 
+    async def _index(self, request: Any, _tenant: Tenant) -> Any:
+        if request.repository_name:
+            raise InferenceError("'repository_name' specification is not supported", Code.UNSUPPORTED)
+        answer = pb.RepositoryIndexResponse()
+        for entry in await repository.index(self._plane, ready=request.ready):
+            answer.models.add(name=entry.name, version=entry.version, state=entry.state, reason=entry.reason)
+        return answer
+
+    async def _load(self, request: Any, _tenant: Tenant) -> Any:
+        parameters = {key: _load_parameter(key, value) for key, value in request.parameters.items()}
+        await repository.load(self._plane, request.model_name, parameters, repository=request.repository_name)
+        return pb.RepositoryModelLoadResponse()
+
+    async def _unload(self, request: Any, _tenant: Tenant) -> Any:
+        dependents = False
+        if "unload_dependents" in request.parameters:
+            parameter = request.parameters["unload_dependents"]
+            if parameter.WhichOneof("parameter_choice") != "bool_param":
+                raise InferenceError(
+                    "invalid value type for 'unload_dependents' parameter, expected bool_param.", Code.INVALID_ARG
+                )
+            dependents = parameter.bool_param
+        await repository.unload(
+            self._plane, request.model_name, dependents=dependents, repository=request.repository_name
+        )
+        return pb.RepositoryModelUnloadResponse()
+
+    async def _traces(self, request: Any, tenant: Tenant) -> Any:
+        return grpc_settings.traces(self._dataplane, request, tenant)
+
+    async def _logs(self, request: Any, _tenant: Tenant) -> Any:
+        return grpc_settings.logs(self._dataplane, request)
+
 
 _Rpc = Callable[[Any, Tenant], Awaitable[Any]]
+
+
+def _load_parameter(key: str, value: Any) -> str | bytes:
+    if key != "config" and not key.startswith("file:"):
+        raise InferenceError(f"unrecognized load parameter '{key}'.", Code.INVALID_ARG)
+    expected = "string_param" if key == "config" else "bytes_param"
+    if value.WhichOneof("parameter_choice") != expected:
+        raise InferenceError(f"invalid value type for load parameter '{key}', expected {expected}.", Code.INVALID_ARG)
+    content: str | bytes = getattr(value, expected)
+    return content
 
 
 def _parse(kind: Any, body: Buffer) -> Any:
