@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,7 +65,8 @@ class Executor:
 
     def __init__(self, config: ModelConfig, instances: int, counters: Counters, cache: Cache | None = None) -> None:
         self.counters = counters
-        self._drained: asyncio.Event | None = None
+        self._refusal: InferenceError | None = None
+        self._drained = asyncio.Event()
         self._config = config
         self._scheduler = scheduler_for(config, instances)
         self._has_batches = config.max_batch_size > 0
@@ -87,9 +89,17 @@ class Executor:
 
     async def drain(self) -> None:
         """Take no new work, and wait until all that was taken is answered."""
-        self._drained = asyncio.Event()
+        self._refusal = InferenceError(f"The model '{self._config.name}' is stopping.", Code.UNAVAILABLE)
         if self._under_way:
             await self._drained.wait()
+
+    def abandon(self, requests: Iterable[Request], reason: str) -> None:
+        """The model will not run again: answer these requests, all there are, and all that come, with that."""
+        text = f"The model '{self._config.name}' has failed: {reason}"
+        self._refusal = refusal = InferenceError(text, Code.UNAVAILABLE)
+        for request in tuple(requests):
+            self._scheduler.cancel(request.entry)
+            self._refuse(request, refusal, Reason.BACKEND)
 
     # what server processes say
 
@@ -104,8 +114,8 @@ class Executor:
         infer.id = self._next_id
         self._next_id += 1
         self._under_way += 1
-        if self._drained is not None:
-            self._refuse(request, InferenceError(f"The model '{self._config.name}' is stopping.", Code.UNAVAILABLE))
+        if self._refusal is not None:
+            self._refuse(request, self._refusal)
             return
         if self._cache is not None and self._answer_from_cache(self._cache, request, now_ns):
             return
@@ -309,7 +319,7 @@ class Executor:
                 self.counters.first_response(time.monotonic_ns() - request.entry.arrived_ns)
         if respond.final:
             self._under_way -= 1
-            if self._drained is not None and not self._under_way:
+            if self._refusal is not None and not self._under_way:
                 self._drained.set()
             request.asker.requests.pop(request.id, None)
         respond.id = request.id

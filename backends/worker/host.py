@@ -69,6 +69,10 @@ class Host:
         return executor
 
     def _announce(self) -> None:
+        executor = self._desk.executor
+        if self._instances.failure and executor is not None:
+            requests = [one for connection in self._desk.connections for one in connection.requests.values()]
+            executor.abandon(requests, self._instances.failure)
         self._desk.announce(Status(ready=self._is_ready(), alive=self._instances.alive, reason=self._reason()))
 
     def _reason(self) -> str:
@@ -103,7 +107,7 @@ async def _serve(path: str) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     config, options = read_environment()
-    argv = [options.interpreter or sys.executable, "-m", "backends.worker.instance"]
+    argv = [sys.executable, "-m", "backends.worker.instance"]
     host = Host(config, options, Program(argv, os.environ.copy(), options.completes))
     await host.serve(path, stop)
 

@@ -22,14 +22,10 @@ _VARIABLE_LIMIT_BYTES = 128 * 1024 - 64
 
 
 class Options(msgspec.Struct, frozen=True):
-    """`cache_bytes` is the size of the response cache, 0 for none; `completes`: the configuration from the model.
-
-    `interpreter` is the Python of the instances, empty for the host's own.
-    """
+    """`cache_bytes` is the size of the response cache, 0 for none; `completes`: the configuration from the model."""
 
     cache_bytes: int = 0
     completes: bool = True
-    interpreter: str = ""
 
 
 def environment(config: ModelConfig, options: Options | None = None) -> dict[str, str]:

@@ -162,14 +162,21 @@ async def test_a_model_that_fails_again_and_again_is_given_up(tmp_path: Path) ->
     )
     with host(tmp_path, source) as running:
         async with connected(running) as model:
+            (upstream,) = model._upstreams.values()
+            executing = model.infer(request(until=str(tmp_path / "never")))
+            waiting = model.infer(request())
+            await statistics_of(model, lambda told: told.pending == 1)
             gone.touch()
             os.kill(running.instances()[0], signal.SIGKILL)
 
             def failed() -> bool:
-                (upstream,) = model._upstreams.values()
                 return upstream.status is not None and "exited with status 7" in upstream.status.reason
 
             await holds(failed, 30.0)
+            await executing.aclose()
+            error = (await anext(waiting)).error
+            assert error is not None
+            assert error.message.startswith("The model 'm' has failed: Internal: the instance exited with status 7")
             status, answered = await running.get("/health")
             assert (status, model.ready()) == (500, False)
             assert "exited with status 7 while it loaded the model" in answered["error"]
