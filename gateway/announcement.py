@@ -25,15 +25,22 @@ def base_url(host: str, port: int) -> str:
 
 
 def announcement(
-    url: str, metrics_url: str, models: Sequence[ModelStatus], *, chat_model: str | None, has_keys: bool
+    url: str,
+    metrics_url: str | None,
+    models: Sequence[ModelStatus],
+    *,
+    chat_model: str | None,
+    has_keys: bool,
+    grpc_address: str | None = None,
 ) -> str:
     """One line an address and one a model, then two examples that work as pasted if a model can chat."""
     width = max((len(status.config.name) for status in models), default=0)
     lines = [
         "",
         f"OpenAI API  {url}/v1",
+        f"KServe v2   {url}/v2" + ("" if grpc_address is None else f", gRPC at {grpc_address}"),
         f"Docs        {url}/docs",
-        f"Metrics     {metrics_url}/metrics",
+        *([] if metrics_url is None else [f"Metrics     {metrics_url}/metrics"]),
         "",
         *(f"{status.config.name:<{width}}  {status.state.value}{_because(status)}" for status in models),
         *([] if models else ["No model is loaded."]),

@@ -63,7 +63,6 @@ class Settings(BaseModel):
     repository_poll_secs: float = _setting("Models", 15.0, "Pause between two looks at it in poll mode.", gt=0)
     disable_auto_complete_config: bool = _setting("Models", False, "Load no model whose configuration is not whole.")
     exit_on_error: bool = _setting("Models", False, "Leave when a model does not load at the start.")
-    model_load_thread_count: int = _setting("Models", 8, "Models that load at the same time.", ge=1, le=1024)
     cache_config: str = _setting(
         "Models",
         "",

@@ -114,12 +114,13 @@ class _Supervisor:
         servers: list[asyncio.Task[None]] = []
         watching: list[asyncio.Task[None]] = []
         try:
-            await self._metrics.start()
+            if self._settings.allow_metrics:
+                await self._metrics.start()
             await self._fleet.open()
-            watching = [
-                asyncio.create_task(work)
-                for work in (self._publish(), self._welcome(), self._fleet.watch_files(), self._loads.run())
-            ]
+            works = [self._publish(), self._welcome(), self._fleet.watch_files(), self._loads.run()]
+            if self._settings.model_control_mode == "poll":
+                works.append(self._fleet.poll())
+            watching = [asyncio.create_task(work) for work in works]
             servers = [asyncio.create_task(child.run(), name=f"server {child.index}") for child in self._children]
             # Only a server process that is given up, or a fault of ours, ends one of the others.
             ends: list[asyncio.Future[int] | asyncio.Future[None]] = [self._exit, *servers, *watching]
@@ -167,8 +168,14 @@ class _Supervisor:
         """Once every model is ready or has failed: say what is served, or leave when nothing is."""
         await self._settled.wait()
         models = self._snapshot.models
-        if models and all(status.state is State.FAILED for status in models):
+        failed = [status for status in models if status.state is State.FAILED]
+        # In poll mode they may be mended.
+        if failed and len(failed) == len(models) and self._settings.model_control_mode != "poll":
             sys.stderr.write("No model could be loaded.\n")
+            self._leave(1)
+            return
+        if failed and self._settings.exit_on_error:
+            sys.stderr.write("A model could not be loaded, and --exit-on-error is on.\n")
             self._leave(1)
             return
         for child in self._children:
@@ -176,14 +183,20 @@ class _Supervisor:
         settings = self._settings
         text = announcement(
             base_url(settings.host, self._listeners[0].getsockname()[1]),
-            base_url(settings.host, self._metrics.port),
+            base_url(settings.host, self._metrics.port) if settings.allow_metrics else None,
             models,
+            grpc_address=self._grpc_address(),
             chat_model=next((status.config.name for status in models if _can_chat(status)), None),
             has_keys=settings.api_key_file is not None or settings.jwt_jwks_url is not None,
         )
         sys.stdout.write(text)
         sys.stdout.flush()
         await asyncio.wait((self._exit,))
+
+    def _grpc_address(self) -> str | None:
+        if not self._grpc_listeners:
+            return None
+        return base_url(self._settings.host, self._grpc_listeners[0].getsockname()[1]).removeprefix("http://")
 
     def _tell(self, loads: Loads) -> None:
         for child in self._children:

@@ -21,7 +21,12 @@ MODELS = (
 
 def text(*, chat_model: str | None = "it's a model", has_keys: bool = False) -> str:
     return announcement(
-        "http://127.0.0.1:8000", "http://127.0.0.1:8002", MODELS, chat_model=chat_model, has_keys=has_keys
+        "http://127.0.0.1:8000",
+        "http://127.0.0.1:8002",
+        MODELS,
+        chat_model=chat_model,
+        has_keys=has_keys,
+        grpc_address="127.0.0.1:8001",
     )
 
 
@@ -42,6 +47,7 @@ def test_the_url_is_one_that_a_client_on_this_machine_reaches(host: str, url: st
 def test_each_address_and_each_model_has_one_line() -> None:
     lines = text().splitlines()
     assert lines.count("OpenAI API  http://127.0.0.1:8000/v1") == 1
+    assert lines.count("KServe v2   http://127.0.0.1:8000/v2, gRPC at 127.0.0.1:8001") == 1
     assert lines.count("Docs        http://127.0.0.1:8000/docs") == 1
     assert lines.count("Metrics     http://127.0.0.1:8002/metrics") == 1
     assert lines.count("it's a model  READY") == 1
@@ -61,6 +67,12 @@ def test_the_examples_can_be_pasted(has_keys: bool) -> None:
 
 def test_there_is_no_example_without_a_chat_model() -> None:
     assert "curl" not in text(chat_model=None)
+
+
+def test_what_is_not_offered_is_not_told() -> None:
+    printed = announcement("http://h:1", None, MODELS, chat_model=None, has_keys=False)
+    assert "gRPC" not in printed
+    assert "Metrics" not in printed
 
 
 def test_an_empty_repository_is_told() -> None:
