@@ -20,21 +20,26 @@ class ArrivalOrder:
     def admit(self, entry: Entry) -> None:
         """The next to come."""
         self._entries.append(entry)
+        self._held[entry] = []
 
     def release(self, entry: Entry, answer: Any, final: bool) -> list[tuple[Entry, Any]]:
-        """What may leave now that this answer to an entry is there."""
+        """What may leave now that this answer to an entry is there; one that never came in waits for nobody."""
         entries, held = self._entries, self._held
+        answers = held.get(entry)
+        if answers is None:
+            return [(entry, answer)]
         if entry is not entries[0]:
-            held.setdefault(entry, []).append((answer, final))
+            answers.append((answer, final))
             return []
         leaving = [(entry, answer)]
         is_over = final
         while is_over:
-            entries.popleft()
+            del held[entries.popleft()]
             is_over = False
             if entries:
                 first = entries[0]
-                answers = held.pop(first, [])
+                answers = held[first]
                 leaving.extend((first, answer) for answer, _ in answers)
                 is_over = bool(answers) and answers[-1][1]
+                answers.clear()
         return leaving

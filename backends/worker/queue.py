@@ -44,6 +44,7 @@ class Queue:
         level.waiting += 1
         level.entries.append(entry)
         entry.place = level
+        entry.queued_ns = now_ns
         entry.is_waiting = True
         self.waiting += 1
         self.rows += entry.rows

@@ -26,11 +26,14 @@ class Entry:
     is_cancelled: bool = False
     cost: int = 0
     """Tokens of its longest row, 0 where the scheduler is to tell from the shapes."""
+    queued_ns: int = 0
+    """When its turn could have come at the earliest: delays and timeouts count from here."""
     is_waiting: bool = False
     is_late: bool = False
     """Its timeout passed, and it may wait all the same."""
     place: Any = None
     """Where it waits, or waited last: the scheduler's own, as the next."""
+    sequence: Any = None
     kinship: Any = None
     """What entries must have in common to share a batch, once somebody asked."""
 
