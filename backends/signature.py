@@ -175,7 +175,7 @@ class Signature:
                     request.id,
                     f"input '{tensor.name}' has no shape but model requires batch dimension for '{self._name}'",
                 )
-            if batch not in {0, tensor.shape[0]}:
+            if batch not in {0, tensor.shape[0]} or batch < 0:
                 raise _unfit(
                     request.id, f"input '{tensor.name}' batch size does not match other inputs for '{self._name}'"
                 )
@@ -192,6 +192,12 @@ class Signature:
                 f"'{slot.datatype}'",
             )
         shape = tensor.shape[1:] if self.is_batched else tensor.shape
+        if -1 in shape:
+            raise _unfit(
+                request.id,
+                f"All input dimensions should be specified for input '{slot.name}' for model '{self._name}', got "
+                f"{_listed(tensor.shape)}",
+            )
         if not _matches(shape, slot.dims) or batch < 0:
             expected = (-1, *slot.dims) if self.is_batched else slot.dims
             raise _unfit(

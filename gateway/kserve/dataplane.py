@@ -5,6 +5,7 @@ HTTP and gRPC translate to and from `InferRequest` and `InferResponse`; everythi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from gateway.registry import Entry, Registry
 from gateway.tenants import ANYONE, Tenant
 
 _HIGHEST_VERSION = 2**63 - 1
+_DIGITS = re.compile(r"\s*([+-]?\d{1,30})", re.ASCII)
 
 
 @dataclass(slots=True)
@@ -103,7 +105,7 @@ class DataPlane:
         those in shared memory without data. Raises `ServingError`: `InferenceError` where the request does not fit.
         """
         if wanted:
-            request.outputs = [output.name for output in wanted]
+            request.outputs = list(dict.fromkeys([output.name for output in wanted]))
         request.model = served.config.name
         request.version = served.config.version
         signature = served.signature
@@ -172,6 +174,10 @@ class DataPlane:
         if number == 0:
             raise InferenceError(f"Request for unknown model: '{name}' version 0 is not found", Code.NOT_FOUND)
         if entry.status.state in {State.STARTING, State.FAILED}:
+            if number:
+                raise InferenceError(
+                    f"Request for unknown model: '{name}' version {number} is not at ready state", Code.UNAVAILABLE
+                )
             raise InferenceError(f"Request for unknown model: '{name}' has no available versions", Code.NOT_FOUND)
         return entry
 
@@ -225,11 +231,16 @@ def _number(version: str) -> int | None:
     """A version as a client writes it; None for the latest. Raises `InferenceError` in Triton's words."""
     if not version:
         return None
-    digits = version.lstrip(" +")
-    if not (digits.isascii() and digits.isdigit()) or int(digits) > _HIGHEST_VERSION:
+    digits = _DIGITS.match(version)  # what follows them is not looked at
+    number = int(digits[1]) if digits is not None else _HIGHEST_VERSION + 1
+    if not -_HIGHEST_VERSION <= number <= _HIGHEST_VERSION:
         raise InferenceError(
             f"failed to get model version from specified version string '{version}' (details: stol), version should be "
             "an integral value > 0",
             Code.INVALID_ARG,
         )
-    return int(digits)
+    if number < 0:
+        raise InferenceError(
+            f"invalid model version specified '{version}' , version should be an integral value > 0", Code.INVALID_ARG
+        )
+    return number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -78,4 +79,6 @@ def _trace_values(given: Any) -> dict[str, Any]:
         if len(texts) > 1:
             raise InferenceError(f"expect only 1 value for '{key}'", Code.INVALID_ARG)
         values[key] = texts[0] if texts else None
+        if key == "trace_count" and texts and re.fullmatch(r"-[2-9]|-\d{2,}", texts[0]):  # HTTP's text lacks a space
+            raise InferenceError(f"Unable to parse '{key}'. Expecting value >= -1, got: {texts[0]}", Code.INVALID_ARG)
     return values

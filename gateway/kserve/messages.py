@@ -10,7 +10,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from backends.errors import Code, InferenceError
 from backends.model import InferRequest, InferResponse, Scalar
-from backends.tensors import Buffer, Tensor
+from backends.tensors import ELEMENT_BYTES, Buffer, Tensor
 from gateway.kserve import contents
 from gateway.kserve.dataplane import Wanted
 from gateway.kserve.shared_memory import Regions
@@ -60,7 +60,10 @@ def read(message: Any, raw: list[Buffer], regions: Regions) -> Translated:
             data = contents.typed(model, tensor)
         else:
             raise _missing(model, tensor.name)
-        inputs.append(Tensor(tensor.name, tensor.datatype, tuple(tensor.shape), data))
+        datatype = tensor.datatype
+        inputs.append(
+            Tensor(tensor.name, datatype if datatype in ELEMENT_BYTES else "<invalid>", tuple(tensor.shape), data)
+        )
     return translated
 
 
