@@ -16,7 +16,7 @@ _LENGTH = struct.Struct("<I")
 
 
 def decode(data: Buffer, shape: tuple[int, ...]) -> Array:
-    """An array of `bytes`. Raises `struct.error` where the lengths do not add up."""
+    """An array of `bytes`. Raises `ValueError` where the shape has another number of elements."""
     raw = bytes(data)
     end = len(raw)
     length = _LENGTH.unpack_from
@@ -28,7 +28,7 @@ def decode(data: Buffer, shape: tuple[int, ...]) -> Array:
         elements.append(raw[start:offset])
     array: Array = np.empty(len(elements), dtype=object)
     array[:] = elements
-    return array if len(shape) == 1 else array.reshape(shape)
+    return array if array.shape == shape else array.reshape(shape)
 
 
 def encode(array: Array) -> bytes:
