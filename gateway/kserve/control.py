@@ -9,10 +9,10 @@ from typing import Any
 
 from backends.errors import Code, InferenceError
 from gateway.health import readiness
-from gateway.kserve import log_settings, statistics, trace_settings
+from gateway.kserve import log_settings, repository, statistics, trace_settings
 from gateway.kserve.dataplane import DataPlane, TensorMetadata
 from gateway.kserve.json import decode, encode
-from gateway.kserve.members import as_string, as_unsigned, member, present
+from gateway.kserve.members import as_boolean, as_string, as_unsigned, member, members, present
 from gateway.kserve.routes import Route
 from gateway.plane import Plane
 from gateway.tenants import Tenant
@@ -164,7 +164,36 @@ async def memory_unregister(call: Call) -> Answer:
     return Answer()
 
 
+async def index(call: Call) -> Answer:
+    body = decode(call.body) if call.body else {}
+    is_ready = as_boolean(body["ready"]) if present(body, "ready") else False
+    return Answer(encode(await repository.index(call.plane, ready=is_ready)))
+
+
+async def load(call: Call) -> Answer:
+    route = call.route
+    body = decode(call.body) if call.body and not route.repository else {}
+    parameters = members(body["parameters"]) if present(body, "parameters") else {}
+    values = {name: as_string(value) for name, value in parameters.items()}
+    await repository.load(call.plane, route.model, values, repository=route.repository)
+    return Answer()
+
+
+async def unload(call: Call) -> Answer:
+    """As Triton: what is wrong with the body is not looked at."""
+    route = call.route
+    try:
+        dependents = decode(call.body)["parameters"]["unload_dependents"] is True
+    except (InferenceError, KeyError, TypeError):
+        dependents = False
+    await repository.unload(call.plane, route.model, dependents=dependents, repository=route.repository)
+    return Answer()
+
+
 OPERATIONS: dict[str, Operation] = {
+    "index": index,
+    "load": load,
+    "unload": unload,
     "live": live,
     "ready": ready,
     "server": server,

@@ -54,7 +54,7 @@ async def collect(responses: Responses, request: InferRequest, served: Served) -
     """The one answer of a model, as JSON. Raises `InferenceError`, at once where there is a second one."""
     answer: bytes | None = None
     async for response in responses:
-        if response.is_empty:
+        if _is_end(response, served, is_first=answer is None):
             continue
         if answer is not None:
             return encode({"error": _NOT_ONE})
@@ -67,7 +67,7 @@ async def stream(
 ) -> None:
     """The answers of a model as events, as they come. What fails first decides the status; later it is an event."""
     async for response in responses:
-        if response.is_empty:
+        if _is_end(response, served, is_first=not reply.status):
             continue
         record.chunk()
         try:
@@ -78,6 +78,11 @@ async def stream(
     record.answered()
     await reply.start_events(200)
     await reply.end()
+
+
+def _is_end(response: InferResponse, served: Served, *, is_first: bool) -> bool:
+    """Whether a response stands for the end alone, and is not the answer of a model that has none of the outputs."""
+    return response.is_empty and (served.is_decoupled or not is_first)
 
 
 def _convert(request: InferRequest, inputs: Mapping[str, Input], served: Served, name: str, value: Any) -> None:

@@ -18,6 +18,7 @@ from gateway.kserve import generate
 from gateway.kserve.compression import accepted, compress, decompress
 from gateway.kserve.control import OPEN, OPERATIONS, Call
 from gateway.kserve.dataplane import DataPlane, Served
+from gateway.kserve.guard import Guard
 from gateway.kserve.http_reply import HttpReply
 from gateway.kserve.http_request import read_inference
 from gateway.kserve.http_response import write_inference
@@ -59,6 +60,7 @@ class KServe:
     def __init__(self, plane: Plane, dataplane: DataPlane) -> None:
         self._plane = plane
         self._dataplane = dataplane
+        self._guard = Guard(plane.settings)
         self._routes: dict[bytes, Route] = {}
         pattern = plane.settings.http_header_forward_pattern
         self._forwarded = re.compile(pattern, re.IGNORECASE) if pattern else None
@@ -131,6 +133,7 @@ class KServe:
 
     async def _control(self, exchange: _Exchange) -> None:
         plane, route, scope = self._plane, exchange.route, exchange.scope
+        self._guard.check(route.operation, scope["method"], exchange.headers)
         tenant = await self._admit(exchange)
         body = await gather(exchange.receive, exchange.headers, plane.settings.max_body_bytes)
         call = Call(plane, self._dataplane, route, scope["method"], body, tenant)

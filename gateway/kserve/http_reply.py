@@ -13,6 +13,7 @@ from gateway.wire import Wire
 
 _JSON = b"content-type: application/json\r\n"
 _EVENTS = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
+_CHALLENGE = b"www-authenticate: Bearer\r\n"  # a 401 must name a scheme (RFC 9110 §15.5.2)
 _LARGE_BYTES = 1 << 16  # up to here one copy costs less than one more write
 # How long a client that reads slowly, or not at all, may take to read why its stream ended.
 _FAREWELL_SECONDS = 2.0
@@ -88,7 +89,7 @@ class HttpReply:
                     await self._head(status, [(b"content-length", b"%d" % len(body)), (b"connection", b"close")])
                     await self._body(body)
                 else:
-                    await self.whole(status, _JSON, [body])
+                    await self.whole(status, _JSON + _CHALLENGE if status == 401 else _JSON, [body])
         except TimeoutError:  # it reads nothing, and closing would wait until it did
             self.wire.abort()
             await self.wire.drained()

@@ -215,7 +215,7 @@ class _Reader:
         if datatype not in ELEMENT_BYTES:
             raise InferenceError(f"invalid datatype for input {name}", Code.INVALID_ARG)
         content, count = elements.collect(name, datatype, values)
-        if count != element_count(shape) and datatype != "BYTES":
+        if count != element_count(shape) and datatype != "BYTES" and shape:
             raise InferenceError("Unable to parse 'data': Shape does not match true shape of 'data' field")
         return content
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from backends import repository
-from backends.config import ModelConfig
+from backends.config import Input, ModelConfig, Output
 from backends.errors import Code, InferenceError
 from backends.model import Endpoints, InferRequest, InferResponse, Models, State
 from backends.tensors import Tensor
@@ -197,6 +197,20 @@ ANSWERS: dict[str, Answer] = {
 }
 
 
+_NOT_FOUND = frozenset({"ens_missing", "wrong_name"})
+_BROKEN = frozenset({"broken_init", "no_version", "unknown_backend"})
+_COMPLETED = {
+    "auto_complete": ModelConfig(
+        "auto_complete",
+        "python",
+        max_batch_size=4,
+        input=(Input("INPUT0", "TYPE_FP32", (4,)),),
+        output=(Output("OUTPUT0", "TYPE_FP32", (4,)),),
+        path="auto_complete/1",
+    )
+}
+
+
 def connect(config: ModelConfig, _endpoints: Endpoints, _models: Models) -> Model:
     versioned = add_and_subtract if config.name.startswith("versioned") else _identity
     return Model(config, ANSWERS.get(config.name, versioned))
@@ -209,8 +223,12 @@ def plane_over(folder: Path, **settings: object) -> tuple[Plane, DataPlane]:
         return connect
 
     registry = Registry(find_kind, share=1, max_queue_size=8)
-    configs = [config for config in repository.load([folder]) if isinstance(config, ModelConfig)]
-    registry.apply(Snapshot(tuple(ModelStatus(config, State.READY) for config in configs), settled=True))
+    statuses = []
+    for config in repository.load([folder]):
+        if isinstance(config, ModelConfig) and config.name not in _NOT_FOUND:
+            state = State.FAILED if config.name in _BROKEN else State.READY
+            statuses.append(ModelStatus(_COMPLETED.get(config.name, config), state))
+    registry.apply(Snapshot(tuple(statuses), settled=True))
     plane = Plane(
         Settings(model_repository=(folder,), **settings), registry, None, Telemetry(registry.connections, NoLog())
     )
