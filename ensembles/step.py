@@ -1,0 +1,74 @@
+"""A turn of a retrieval pipeline and its steps: each step reads what the ones before it left, and adds its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from backends.model import Models, OpenAIRequest
+from ensembles.stores.filters import Filter
+from ensembles.stores.store import Chunk, Hit
+
+
+@dataclass(slots=True)
+class Passage:
+    """A chunk that was retrieved. `score` is between 0 and 1 once it was fused or reranked.
+
+    `number` is the one that it has in the prompt, from 1 on, 0 before it stands there.
+    """
+
+    chunk: Chunk
+    score: float
+    number: int = 0
+    scores: dict[str, float] = field(default_factory=dict)
+    """What each way gave it: `dense`, `words`, `fused`, `rerank`."""
+
+
+@dataclass(slots=True)
+class Turn:
+    """One question on its way to an answer.
+
+    `messages` are the request's, decoded; `query` is the question as it is searched by. `stores` are the ids of the
+    vector stores that may be searched. `timings` are seconds by step, `degraded` says by step why it was done without.
+    """
+
+    request: OpenAIRequest
+    messages: list[dict[str, Any]]
+    query: str
+    stores: list[str]
+    condition: Filter | None = None
+    limit: int = 10
+    score_threshold: float = 0.0
+    vector: bytes = b""
+    passages: list[Passage] = field(default_factory=list)
+    context: str = ""
+    timings: dict[str, float] = field(default_factory=dict)
+    degraded: dict[str, str] = field(default_factory=dict)
+
+
+class Searchable(Protocol):
+    """The vector stores that a step may search."""
+
+    async def dense(self, store: str, vector: bytes, limit: int, condition: Filter | None) -> list[Hit]: ...
+    async def words(self, store: str, query: str, limit: int, condition: Filter | None) -> list[Hit]: ...
+
+
+class Surroundings(Models, Protocol):
+    """What a step may call: models by name, and the vector stores."""
+
+    library: Searchable
+
+
+class Step(Protocol):
+    """One step, loaded once with a pipeline and run for every turn, by several turns at a time."""
+
+    async def run(self, turn: Turn) -> None:
+        """Do the step's work on the turn. Raises `ServingError`; cancelling it stops all that it started."""
+        ...
+
+
+class StepModule(Protocol):
+    """`ensembles/steps/<name>.py`. Raises `InvalidRequest` for options that it does not know or cannot use."""
+
+    def load(self, options: Mapping[str, Any], surroundings: Surroundings) -> Step: ...

@@ -1,0 +1,1 @@
+"""Where chunks of documents are kept and found: one file a vector store."""
