@@ -28,8 +28,8 @@ class Guard:
         """Raises `NotAuthenticated`, `NotPermitted`."""
         if method != "POST" or operation not in _CHANGES:
             return
+        origin = headers.get(b"origin", b"")
         if not self._is_open:
             self._keys.check(headers)
-        elif origin := headers.get(b"origin"):
-            if urlsplit(origin).netloc != headers.get(b"host"):
-                raise NotPermitted("Pages of other sites may not ask here.")
+        elif origin and urlsplit(origin).netloc != headers.get(b"host"):
+            raise NotPermitted("Pages of other sites may not ask here.")
