@@ -16,7 +16,7 @@ from backends.errors import (
     Unavailable,
     UnsupportedOperation,
 )
-from backends.model import InferRequest, InferResponse, ModelControl, Models, TensorModel
+from backends.model import InferRequest, InferResponse, ModelControl, Models, Responses, TensorModel
 from backends.signature import Signature
 from backends.tensors import Tensor
 from backends.worker.frames import heads, tensors
@@ -28,6 +28,13 @@ _CODES = (
     (ModelNotFound, Code.NOT_FOUND),
     (NotFound, Code.NOT_FOUND),
     (Unavailable, Code.UNAVAILABLE),
+)
+
+_NOT_READY = "Failed for execute the inference request. Model '{}' is not ready."
+_DECOUPLED = (
+    "Model {} is using the decoupled. The current BLS request call doesn't support models using the decoupled"
+    " transaction policy. Please use 'decoupled=True' argument to the 'exec' or 'async_exec' calls for decoupled"
+    " models.'"
 )
 
 
@@ -111,13 +118,11 @@ class Answering:
             raise
 
     async def _infer(self, infer: Infer, payload: memoryview) -> None:
-        model = self._models.tensor(infer.model, max(infer.version, 0))
-        if not model.ready():
-            raise InferenceError(f"Model '{infer.model}' is not ready", Code.UNAVAILABLE)
-        request = self._request(infer, payload)
-        signature = self._signature(infer.model, model)
-        signature.admit(request)
-        responses = model.infer(request)
+        try:
+            signature, responses = self._begin(infer, payload)
+        except ServingError as error:
+            message = f"Model {infer.model} - Error when running inference: {error.message}"
+            raise InferenceError(message, _code(error)) from error
         has_ended = False
         try:
             async for response in responses:
@@ -130,6 +135,21 @@ class Answering:
             await responses.aclose()
         if not has_ended:
             self._send(Respond(infer.id))
+
+    def _begin(self, infer: Infer, payload: memoryview) -> tuple[Signature, Responses]:
+        """Ask the model. What is refused before it works on it is worded as Triton words it."""
+        try:
+            model = self._models.tensor(infer.model, max(infer.version, 0))
+        except ModelNotFound as error:
+            raise InferenceError(_NOT_READY.format(infer.model), Code.NOT_FOUND) from error
+        if not model.ready():
+            raise InferenceError(_NOT_READY.format(infer.model), Code.UNAVAILABLE)
+        if infer.single and model.config.model_transaction_policy.decoupled:
+            raise InferenceError(_DECOUPLED.format(infer.model), Code.INVALID_ARG)
+        request = self._request(infer, payload)
+        signature = self._signature(infer.model, model)
+        signature.admit(request)
+        return signature, model.infer(request)
 
     def _request(self, infer: Infer, payload: memoryview) -> InferRequest:
         """What the model asks, on behalf of whoever asked the model."""

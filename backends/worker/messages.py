@@ -28,6 +28,7 @@ class Infer(msgspec.Struct, array_like=True, tag="infer"):
     """Ask a model. `version` 0: the latest. `outputs` empty: all. `timeout_us` 0: none. `sequence_id` 0 or "": none.
 
     `parent` is the id of the request (as the other end knows it) in whose course a model asks, 0 outside of any.
+    `single`: a model asks that takes one response, so that a decoupled model has to be refused.
     """
 
     id: int
@@ -44,6 +45,7 @@ class Infer(msgspec.Struct, array_like=True, tag="infer"):
     sequence_end: bool = False
     parent: int = 0
     traceparent: str = ""
+    single: bool = False
 
 
 class Cancel(msgspec.Struct, array_like=True, tag="cancel"):

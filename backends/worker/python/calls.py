@@ -14,16 +14,9 @@ from backends import tensors
 from backends.worker.exchange import Answer, Box, Exchange
 from backends.worker.frames import heads
 from backends.worker.messages import Infer, Respond
-from backends.worker.python.errors import TritonError
 from backends.worker.python.response import InferenceResponse
 from backends.worker.python.session import Session
 from backends.worker.python.tensor import Tensor
-
-_DECOUPLED = (
-    "Model {0} - Error when running inference: Model {0} is using the decoupled. The current BLS request call doesn't"
-    " support models using the decoupled transaction policy. Please use 'decoupled=True' argument to the 'exec' or"
-    " 'async_exec' calls for decoupled models.'"
-)
 
 
 class ResponseIterator:
@@ -68,10 +61,10 @@ def ask(session: Session, question: Infer, inputs: Sequence[Tensor], *, decouple
     """Ask and wait: the response, or an iterator over them."""
     box: SimpleQueue[Answer | None] = SimpleQueue()
     exchange = session.exchange
-    asked = _send(session, question, inputs, box)
+    asked = _send(session, question, inputs, box, decoupled=decoupled)
     if decoupled:
         return ResponseIterator(exchange, box, asked)
-    only = _Only(question.model)
+    only = _Only()
     while not only.take(*exchange.wait(box)):
         pass
     return only.response()
@@ -83,32 +76,27 @@ def ask_async(session: Session, question: Infer, inputs: Sequence[Tensor], *, de
     future: asyncio.Future[Any] = loop.create_future()
     exchange = session.exchange
     exchange.attend()
-    courier = _Courier(loop, future, exchange, question.model, decoupled=decoupled)
-    courier.id = _send(session, question, inputs, courier)
+    courier = _Courier(loop, future, exchange, decoupled=decoupled)
+    courier.id = _send(session, question, inputs, courier, decoupled=decoupled)
     return future
 
 
 class _Only:
     """The one response of a model that is not decoupled; an empty final one may follow it."""
 
-    __slots__ = ("_found", "_model", "_number")
+    __slots__ = ("_found",)
 
-    def __init__(self, model: str) -> None:
-        self._model = model
+    def __init__(self) -> None:
         self._found: Answer | None = None
-        self._number = 0
 
     def take(self, respond: Respond, outputs: Sequence[tensors.Tensor]) -> bool:
         """Whether this was the last one."""
-        if self._found is None or respond.outputs or respond.error:
+        if self._found is None:
             self._found = respond, outputs
-            self._number += 1
         return respond.final
 
     def response(self) -> InferenceResponse:
         assert self._found is not None
-        if self._number > 1:
-            return InferenceResponse(error=TritonError(_DECOUPLED.format(self._model)))
         return _response(*self._found)
 
 
@@ -120,14 +108,13 @@ class _Courier:
         loop: asyncio.AbstractEventLoop,
         future: asyncio.Future[Any],
         exchange: Exchange,
-        model: str,
         *,
         decoupled: bool,
     ) -> None:
         self._loop = loop
         self._future = future
         self._exchange = exchange
-        self._only = _Only(model)
+        self._only = _Only()
         self._rest: SimpleQueue[Answer | None] | None = SimpleQueue() if decoupled else None
         self.id = 0
 
@@ -154,10 +141,10 @@ class _Courier:
             self._future.set_result(ResponseIterator(self._exchange, self._rest, self.id))
 
 
-def _send(session: Session, question: Infer, inputs: Sequence[Tensor], box: Box) -> int:
+def _send(session: Session, question: Infer, inputs: Sequence[Tensor], box: Box, *, decoupled: bool) -> int:
     """Send a copy of the question, which may be asked again, with its inputs."""
     wired = [tensor.wire() for tensor in inputs]
-    infer = msgspec.structs.replace(question, inputs=heads(wired), parent=session.parent)
+    infer = msgspec.structs.replace(question, inputs=heads(wired), parent=session.parent, single=not decoupled)
     return session.exchange.ask(infer, wired, box)
 
 

@@ -126,7 +126,14 @@ async def test_a_model_calls_a_decoupled_one_from_thirty_two_requests_at_once(mo
 async def test_a_call_that_fails_tells_the_model_why(models: dict[str, WorkerModel]) -> None:
     unknown = (await answer(models["calling"], request(model="nobody"))).error
     assert unknown is not None
-    assert "there is no nobody" in unknown.message
+    assert unknown.message == "Model nobody - Error when running inference: there is no nobody"
+    decoupled = (await answer(models["calling"], request(model="repeating"))).error
+    assert decoupled is not None
+    assert decoupled.message == (
+        "Model repeating - Error when running inference: Model repeating is using the decoupled. The current BLS request"
+        " call doesn't support models using the decoupled transaction policy. Please use 'decoupled=True' argument to the"
+        " 'exec' or 'async_exec' calls for decoupled models.'"
+    )
     unfit = request(model="steady")
     unfit.inputs[0].shape = (9, 1)
     unfit.inputs[0].data = bytes(36)

@@ -85,17 +85,17 @@ def test_a_decoupled_models_responses_come_one_by_one_with_its_empty_end(host, t
     assert [len(response.output_tensors()) for response in responses] == [1, 1, 0]
 
 
-def test_a_decoupled_model_must_be_asked_as_one(host, threads):
+def test_a_question_says_whether_one_response_is_taken_or_many(host, threads):
     asking = threads.submit(request().exec)
     question, _ = asked(host)
-    answer(host, question, 1, final=False)
-    answer(host, question, 2, final=False)
-    host.send(Respond(question.id))
-    assert asking.result(10).error().message() == (
-        "Model other - Error when running inference: Model other is using the decoupled. The current BLS request call"
-        " doesn't support models using the decoupled transaction policy. Please use 'decoupled=True' argument to the"
-        " 'exec' or 'async_exec' calls for decoupled models.'"
-    )
+    assert question.single
+    answer(host, question, 1)
+    asking.result(10)
+    responses = request().exec(decoupled=True)
+    question, _ = asked(host)
+    assert not question.single
+    answer(host, question, 1)
+    assert value_of(next(responses)) == 1
 
 
 def test_an_only_response_may_be_followed_by_an_empty_end(host, threads):
