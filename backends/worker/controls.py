@@ -60,8 +60,12 @@ class Controls:
     def dress(self, entry: Entry, ids: list[Tensor], states: list[Tensor]) -> list[Tensor]:
         """Give an entry's message its control inputs and states; returns all tensors of it."""
         infer = entry.infer
+        flags = self._flags[infer.sequence_start, infer.sequence_end]
+        if not ids and not states:
+            infer.inputs = infer.inputs + self._heads
+            return entry.tensors + flags
         infer.inputs = [*infer.inputs, *self._heads, *heads(ids), *heads(states)]
-        return [*entry.tensors, *self._flags[infer.sequence_start, infer.sequence_end], *ids, *states]
+        return [*entry.tensors, *flags, *ids, *states]
 
     def fill(self, like: Infer, tensors: list[Tensor]) -> tuple[Infer, list[Tensor]]:
         """What stands for an empty slot: a request like another one whose inputs are zeros, not ready, of no one."""

@@ -204,7 +204,8 @@ class Sequences:
             sequence.slot, sequence.instance = heappop(self._free)
             self.slots[sequence.instance][sequence.slot] = sequence
             self.seated.append(sequence)
-            self._watch(sequence, sequence.touched_ns)
+            self._serial += 1
+            heappush(self._due, (sequence.touched_ns + self._idle_ns, self._serial, sequence))
 
     def _watch(self, sequence: Sequence, now_ns: int) -> None:
         self._serial += 1
