@@ -130,9 +130,9 @@ async def test_a_call_that_fails_tells_the_model_why(models: dict[str, WorkerMod
     decoupled = (await answer(models["calling"], request(model="repeating"))).error
     assert decoupled is not None
     assert decoupled.message == (
-        "Model repeating - Error when running inference: Model repeating is using the decoupled. The current BLS request"
-        " call doesn't support models using the decoupled transaction policy. Please use 'decoupled=True' argument to the"
-        " 'exec' or 'async_exec' calls for decoupled models.'"
+        "Model repeating - Error when running inference: Model repeating is using the decoupled. The current BLS"
+        " request call doesn't support models using the decoupled transaction policy. Please use 'decoupled=True'"
+        " argument to the 'exec' or 'async_exec' calls for decoupled models.'"
     )
     unfit = request(model="steady")
     unfit.inputs[0].shape = (9, 1)
