@@ -74,14 +74,18 @@ class Overrides:
     def find(self, name: str, override: Override | None = None) -> list[ModelConfig]:
         """The versions of one model as they are to be served now. Raises `ModelNotFound`, `InvalidRequest`."""
         known = None if override is not None else self._known.get(name)
-        if known is not None and (known[1] is not None or known[2] == self._stamp(name)):
-            return find(self._settings, name, known[0], known[1])
+        if known is not None and known[1] is None and known[2] == self._stamp(name):
+            return find(self._settings, name, known[0])
         if override is None:
             return find(self._settings, name)
         files = self._write(name, override.files) if override.files else None
         configs = find(self._settings, name, override, files)
         self._known[name] = override, files, self._stamp(name)
         return configs
+
+    def has_files(self, name: str) -> bool:
+        """Whether the model runs from files that a client has sent."""
+        return name in self._known and self._known[name][1] is not None
 
     def forget(self, name: str) -> None:
         """The model is unloaded."""

@@ -15,7 +15,7 @@ from backends.errors import InvalidRequest, ModelNotFound, ModelNotReady, Servin
 from backends.model import State
 from backends.repository import BrokenModel
 from gateway import composition
-from gateway.choice import Override, Overrides, choose, parts
+from gateway.choice import NoVersion, Override, Overrides, choose, parts
 from gateway.lives import Burden, Lives, without
 from gateway.loading import LiveEndpoint, LoadedModel, Place, failed, is_same, look, prepare, replace
 from gateway.settings import Settings
@@ -135,7 +135,11 @@ class Fleet:
 
     async def read(self, name: str, override: Override | None = None) -> list[ModelConfig]:
         """The versions of a model to serve next, under the override if there is one. Raises as `load`."""
-        return await asyncio.to_thread(self._overrides.find, name, override)
+        try:
+            return await asyncio.to_thread(self._overrides.find, name, override)
+        except NoVersion:
+            self._past.setdefault(name, {})
+            raise
 
     async def serve(self, configs: Sequence[ModelConfig], chain: tuple[str, ...] = ()) -> None:
         """Load these versions of one model, and those that an ensemble is made of where they are not; as `load`.
@@ -173,9 +177,10 @@ class Fleet:
             if with_parts:
                 going += self._only_for(versions, going)
             leaving: list[LiveEndpoint] = []
+            for each in going:  # while their parts are still there
+                self._remember(each, self._models[each])
             for each in going:
                 models = self._models.pop(each)
-                self._remember(each, models)
                 self._overrides.forget(each)
                 self._implicit.discard(each)
                 leaving += [endpoint for model in models for endpoint in model.endpoints]
@@ -271,6 +276,8 @@ class Fleet:
         if versions and found and all(self._status(model).state in _DRAINED for model in versions):
             return "drained"  # by somebody, who will load it again
         is_unchanged = len(versions) == len(found) and all(map(is_same, versions, found))
+        if not found and self._overrides.has_files(name):
+            return "unchanged"
         if is_unchanged and not (retries and any(self._status(model).state is State.FAILED for model in versions)):
             return "unchanged"
         try:
@@ -357,11 +364,10 @@ class Fleet:
 
     def _remember(self, name: str, models: Sequence[LoadedModel]) -> None:
         """What Triton tells of versions that are gone: why they failed, or that they were unloaded."""
-        past = self._past.setdefault(name, {})
         for model in models:
             status = self._status(model)
-            if model.config.version:
-                past[model.config.version] = (
+            if model.config.version and status.is_known:
+                self._past.setdefault(name, {})[model.config.version] = (
                     composition.cause(model, status) if status.state is State.FAILED else "unloaded"
                 )
 

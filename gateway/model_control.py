@@ -81,7 +81,7 @@ class ModelControl:
             for version, reason in self._fleet.past.get(name, {}).items()
         }
         models = self._fleet.models.get(name, ())
-        is_known = False
+        is_known = name in self._fleet.past
         for model in models:
             status = composition.status(model, self._fleet.models)
             is_known = is_known or status.is_known

@@ -56,6 +56,7 @@ class Registry:
         self._max_queue_size = max_queue_size
         self._entries: dict[str, Entry] = {}
         self._versions: dict[str, dict[int, Entry]] = {}
+        self._past: Mapping[str, tuple[int, ...]] = {}
         self._aliases: dict[str, str] = {}
         self._retired: list[Model] = []
         self._loads: Mapping[str, Load] = {}
@@ -69,6 +70,7 @@ class Registry:
         connect to it becomes `FAILED` with the reason; the others are served. A name stands for its last version.
         """
         self.settled = snapshot.settled
+        self._past = snapshot.past
         before, last = self._versions, self._entries
         versions: dict[str, dict[int, Entry]] = {}
         for status in snapshot.models:
@@ -148,13 +150,21 @@ class Registry:
     def version(self, name: str, version: int = 0) -> Entry:
         """The entry of a version, 0 for the latest. Raises `InferenceError` in Triton's words."""
         name = self._aliases.get(name, name)
-        entries = self._versions.get(name)
-        if entries is None or not any(entry.status.is_known for entry in entries.values()):
-            raise InferenceError(f"Request for unknown model: '{name}' is not found", Code.NOT_FOUND)
-        entry = entries.get(version) if version else self._entries[name]
-        if entry is None:
-            raise InferenceError(f"Request for unknown model: '{name}' version {version} is not found", Code.NOT_FOUND)
-        return entry
+        entries = self._versions.get(name, {})
+        is_known = any(entry.status.is_known for entry in entries.values())
+        what = f"Request for unknown model: '{name}'"
+        if not is_known and name not in self._past:
+            raise InferenceError(f"{what} is not found", Code.NOT_FOUND)
+        entry = None
+        if is_known:
+            entry = entries.get(version) if version else self._entries[name]
+        if entry is not None:
+            return entry
+        if not version:
+            raise InferenceError(f"{what} has no available versions", Code.NOT_FOUND)
+        if version in self._past.get(name, ()):
+            raise InferenceError(f"{what} version {version} is not at ready state", Code.UNAVAILABLE)
+        raise InferenceError(f"{what} version {version} is not found", Code.NOT_FOUND)
 
     def versions(self) -> Mapping[str, Mapping[int, Entry]]:
         """Every version of every model, by name."""
@@ -191,6 +201,14 @@ class Registry:
     def connections(self) -> dict[str, tuple[int, int]]:
         """Upstream connections by model: (in use, idle)."""
         return {name: entry.model.connections() for name, entry in self._entries.items() if entry.model is not None}
+
+    def statistics(self) -> dict[tuple[str, int], ModelStatistics]:
+        """What models have done that are counted in this process, by name and version."""
+        return {
+            (entry.status.config.name, entry.status.config.version): entry.model.counted
+            for entry in self._all()
+            if isinstance(entry.model, Counted)
+        }
 
     def close(self) -> None:
         for entry in self._all():

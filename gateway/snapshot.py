@@ -29,6 +29,8 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
     models: tuple[ModelStatus, ...]
     settled: bool
     """Whether every model has been loaded or has failed once since the start."""
+    past: dict[str, tuple[int, ...]] = {}
+    """Versions that are not served any more, by name."""
     number: int = 0
     """Counts the snapshots, so that an account can say which one it was made under."""
 

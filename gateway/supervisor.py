@@ -156,7 +156,8 @@ class _Supervisor:
             await self._changed.wait()
             self._changed.clear()
             settled = self._snapshot.settled or self._fleet.settled
-            self._snapshot = Snapshot(self._fleet.statuses(), settled, self._snapshot.number + 1)
+            past = {name: tuple(versions) for name, versions in self._fleet.past.items()}
+            self._snapshot = Snapshot(self._fleet.statuses(), settled, past, self._snapshot.number + 1)
             self._fleet.snapshot_number = self._snapshot.number
             for child in self._children:
                 child.notify()
