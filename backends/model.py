@@ -285,6 +285,13 @@ class TensorModel(Model, Protocol):
         ...
 
 
+@runtime_checkable
+class Counted(Protocol):
+    """A model that each server process counts for itself, since no process of its own does."""
+
+    counted: ModelStatistics
+
+
 class Models(Protocol):
     """What a model may call; the registry is one. Both raise `ServingError` where there is no such model to use."""
 

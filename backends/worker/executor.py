@@ -73,7 +73,7 @@ class Executor:
         self._is_decoupled = config.model_transaction_policy.decoupled
         self._is_idempotent = config.parameters.get("idempotent") == "true"
         self._cache = None if self._is_decoupled or config.sequence_batching is not None else cache
-        self._tokenization = tokenization_of(config)
+        self.tokenization = tokenization_of(config)
         self._tokenizing: set[asyncio.Task[None]] = set()
         self._limit_seconds = execution_timeout_seconds(config)
         self._idle: list[Worker] = []
@@ -119,8 +119,8 @@ class Executor:
             return
         if self._cache is not None and self._answer_from_cache(self._cache, request, now_ns):
             return
-        if self._tokenization is not None:
-            self._tokenize(self._tokenization, request, now_ns)
+        if self.tokenization is not None:
+            self._tokenize(self.tokenization, request, now_ns)
         else:
             self._schedule(request, now_ns)
 
@@ -318,6 +318,7 @@ class Executor:
             if self._is_decoupled:
                 self.counters.first_response(time.monotonic_ns() - request.entry.arrived_ns)
         if respond.final:
+            request.entry.owner = None  # the cycle would keep its tensors until the collector comes
             self._under_way -= 1
             if self._refusal is not None and not self._under_way:
                 self._drained.set()

@@ -122,7 +122,7 @@ class Instances:
         await instance.loaded()
         assert self.executor is not None
         try:
-            await warm_up(instance, self.config, self.executor.counters)
+            await warm_up(instance, self.config, self.executor.counters, self.executor.tokenization)
         except WarmupFailed as error:
             raise LoadFailed(str(error)) from error
 

@@ -16,6 +16,7 @@ from backends.worker.frames import heads
 from backends.worker.link import Link
 from backends.worker.messages import Execute, Executed, Infer, Respond
 from backends.worker.scheduling import Batch, Entry
+from backends.worker.tokenization import Tokenization
 
 # Triton's own place for `input_data_file`, beside the version directories.
 _FOLDER = "warmup"
@@ -50,11 +51,13 @@ class Warmed(Protocol):
     async def until(self, future: asyncio.Future[Executed]) -> Executed: ...
 
 
-async def warm_up(instance: Warmed, config: ModelConfig, counters: Counters) -> None:
+async def warm_up(
+    instance: Warmed, config: ModelConfig, counters: Counters, tokenization: Tokenization | None = None
+) -> None:
     """Run every sample on an instance; they count as Triton counts them. Raises `WarmupFailed`."""
     for sample in config.model_warmup:
         for _ in range(max(1, sample.count)):
-            batch = _batch(config, sample)
+            batch = _batch(config, sample, tokenization)
             began_ns = time.monotonic_ns()
             instance.warming = warming = Warming()
             try:
@@ -67,15 +70,18 @@ async def warm_up(instance: Warmed, config: ModelConfig, counters: Counters) -> 
             counters.executed(batch, began_ns, time.monotonic_ns(), executed)
 
 
-def _batch(config: ModelConfig, sample: Warmup) -> Batch:
+def _batch(config: ModelConfig, sample: Warmup, tokenization: Tokenization | None) -> Batch:
     """So many requests as the sample's batch size says, each of one row."""
     entries = []
     tensors: list[Tensor] = []
     for _ in range(max(1, sample.batch_size)):
         inputs = list(_inputs(config, sample))
         infer = Infer(0, config.name, config.version, "", heads(inputs), [output.name for output in config.output])
-        entries.append(Entry(infer, inputs, 1, time.monotonic_ns()))
-        tensors += inputs
+        entry = Entry(infer, inputs, 1, time.monotonic_ns())
+        if tokenization is not None:
+            tokenization.replace(entry)
+        entries.append(entry)
+        tensors += entry.tensors
     for number, entry in enumerate(entries, 1):
         entry.infer.id = -number
     return Batch(entries, [entry.infer for entry in entries], tensors, len(entries))

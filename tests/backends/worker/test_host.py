@@ -58,6 +58,16 @@ async def test_a_large_tensor_passes_unchanged(model: WorkerModel) -> None:
     assert np.array_equal(array(output), rows * 2)
 
 
+async def test_a_host_keeps_nothing_of_large_requests(steady: RunningHost, model: WorkerModel) -> None:
+    asked = request()
+    asked.inputs = [tensor("X", np.zeros((1, 2 * 1024 * 1024), np.int32))]
+    for _ in range(25):
+        assert (await answer(model, asked)).error is None
+    peak = Path(f"/proc/{steady.process.pid}/status").read_text().partition("VmHWM:")[2].split()[0]
+    # Two payloads of 16 MB (of the test before) at a time, and the process itself.
+    assert int(peak) < 100_000
+
+
 async def test_an_error_of_the_model_is_an_answer_with_its_code(model: WorkerModel) -> None:
     bad, good = await asyncio.gather(answer(model, request(fail=True)), answer(model, request([3])))
     assert bad.error is not None

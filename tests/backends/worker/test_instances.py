@@ -116,7 +116,11 @@ async def test_several_instances_work_at_once_and_outlive_each_other(tmp_path: P
             until.touch()
             pids = {values(await task)[0][0] for task in tasks}
             assert pids == set(running.instances())
+            (upstream,) = model._upstreams.values()
             os.kill(pids.pop(), signal.SIGKILL)
+            while upstream.status is None or upstream.status.alive == 2:
+                assert model.ready()
+                await asyncio.sleep(0)
             assert model.ready()
             assert values(await answer(model, request([4]))) == [[8]]
 
