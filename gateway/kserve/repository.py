@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import msgspec
 
 from backends.errors import Code, InferenceError
+from gateway.admin_keys import AdminKeys
 from gateway.plane import Plane
 from gateway.snapshot import LoadOrder
 
@@ -24,7 +25,15 @@ class IndexEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
 
 
+CONTROL = frozenset({"load", "unload"})
+"""Operations that change what runs, and may bring code of a client's: not for whoever may ask the models."""
+
 _decode_index = msgspec.json.Decoder(list[IndexEntry]).decode
+
+
+def authorise(plane: Plane, headers: Mapping[bytes, bytes]) -> None:
+    """Let in whom `/admin` lets in. Raises `NotAuthenticated`, `NotPermitted`."""
+    AdminKeys(plane.settings).check(headers)
 
 
 async def index(plane: Plane, *, ready: bool = False) -> list[IndexEntry]:

@@ -27,6 +27,8 @@ Admit = Callable[[Call], Awaitable[Tenant]]
 _OPEN = frozenset({"ServerLive", "ServerReady", "ServerMetadata", "ModelReady"})
 """What needs no key, as over HTTP: probes have none."""
 
+_CONTROL = frozenset({"RepositoryModelLoad", "RepositoryModelUnload"})
+
 
 class Rpcs:
     """The RPCs by name, over one server process's data plane."""
@@ -39,9 +41,7 @@ class Rpcs:
     def table(self) -> dict[str, Unary]:
         """Every RPC that answers one message by one message, `ModelInfer` aside."""
         return {
-            name: self._open(getattr(pb, f"{name}Request"), rpc)
-            if name in _OPEN
-            else self._guarded(getattr(pb, f"{name}Request"), rpc)
+            name: self._entrance(name)(getattr(pb, f"{name}Request"), rpc)
             for name, rpc in {
                 "ServerLive": self._live,
                 "ServerReady": self._ready,
@@ -64,10 +64,25 @@ class Rpcs:
             }.items()
         }
 
+    def _entrance(self, name: str) -> Callable[[Any, _Rpc], Unary]:
+        if name in _OPEN:
+            return self._open
+        return self._control if name in _CONTROL else self._guarded
+
     def _open(self, kind: Any, rpc: _Rpc) -> Unary:
         """For whoever asks, as health is over HTTP."""
 
         async def call(body: Buffer, _call: Call) -> list[Buffer]:
+            return [(await rpc(_parse(kind, body), ANYONE)).SerializeToString()]
+
+        return call
+
+    def _control(self, kind: Any, rpc: _Rpc) -> Unary:
+        """For those who may control what runs. No browser speaks gRPC, so no page of another site is behind it."""
+
+        async def call(body: Buffer, call: Call) -> list[Buffer]:
+            metadata = {name.encode(): value.encode() for name, value in call.metadata.items()}
+            repository.authorise(self._plane, {**metadata, b"host": b"localhost"})
             return [(await rpc(_parse(kind, body), ANYONE)).SerializeToString()]
 
         return call
