@@ -195,7 +195,10 @@ def _matrix(rows: Sequence[bytes], mask: Array, fill: int) -> Array:
 def _column(request: Request, name: str) -> list[bytes]:
     for tensor in request.inputs:
         if tensor.name == name:
-            return elements(tensor.data)
+            found = elements(tensor.data)
+            if all(element and not len(element) % 4 for element in found):
+                return found
+            raise InferenceError(f"the input '{name}' is no row of token ids", Code.INVALID_ARG)
     raise InferenceError(f"the input '{name}' is missing", Code.INVALID_ARG)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from backends.config import ModelConfig, Warmup, WarmupInput
+from backends.errors import InferenceError
 from backends.tensors import DATATYPE_OF_TYPE, ELEMENT_BYTES, Tensor, element_count
 from backends.worker.counters import Counters
 from backends.worker.frames import heads
@@ -78,8 +79,11 @@ def _batch(config: ModelConfig, sample: Warmup, tokenization: Tokenization | Non
         inputs = list(_inputs(config, sample))
         infer = Infer(0, config.name, config.version, "", heads(inputs), [output.name for output in config.output])
         entry = Entry(infer, inputs, 1, time.monotonic_ns())
-        if tokenization is not None:
-            tokenization.replace(entry)
+        try:
+            if tokenization is not None:
+                tokenization.replace(entry)
+        except InferenceError as error:
+            raise WarmupFailed(f"failed to run warmup sample '{sample.name}': {error.message}") from error
         entries.append(entry)
         tensors += entry.tensors
     for number, entry in enumerate(entries, 1):
