@@ -74,6 +74,7 @@ def load(config: ModelConfig, assignment: Load, exchange: Exchange) -> Executabl
                     "model_name": config.name,
                 }
             )
+    session.tell_metrics()
     return PythonModel(model, session)
 
 
@@ -100,8 +101,7 @@ class PythonModel:
         except BaseException as error:
             # `sys.exit` and its like end no instance: Triton's do not end by them either.
             raise InferenceError(self._fail(batch, error)) from error
-        if session.metrics.changed:
-            session.exchange.send(session.metrics.told())
+        session.tell_metrics()
         return answers
 
     def finalize(self) -> None:

@@ -191,9 +191,7 @@ class InferenceRequest:
         if self._sender is None:
             if self._request is None or self._session is None:
                 raise TritonModelException("Only a request that came to the model has a response sender.")
-            self._sender = InferenceResponseSender(
-                self._session.exchange, self._request, self._wanted, is_decoupled=self._session.is_decoupled
-            )
+            self._sender = InferenceResponseSender(self._session, self._request, self._wanted)
         return self._sender
 
     def exec(self, decoupled: bool = False) -> Any:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 
 from backends.errors import Code
-from backends.worker.exchange import Exchange, Request
+from backends.worker.exchange import Request
 from backends.worker.messages import Respond
 from backends.worker.python.errors import TritonModelException
 from backends.worker.python.response import InferenceResponse
+from backends.worker.python.session import Session
 
 RESPONSE_COMPLETE_FINAL = 1
 
@@ -20,13 +21,12 @@ class InferenceResponseSender:
     asked would wait for ever.
     """
 
-    __slots__ = ("_exchange", "_is_decoupled", "_lock", "_request", "_wanted", "is_closed", "sent")
+    __slots__ = ("_lock", "_request", "_session", "_wanted", "is_closed", "sent")
 
-    def __init__(self, exchange: Exchange, request: Request, wanted: frozenset[str], *, is_decoupled: bool) -> None:
-        self._exchange = exchange
+    def __init__(self, session: Session, request: Request, wanted: frozenset[str]) -> None:
+        self._session = session
         self._request = request
         self._wanted = wanted
-        self._is_decoupled = is_decoupled
         self._lock = threading.Lock()
         self.is_closed = False
         self.sent = 0
@@ -41,17 +41,19 @@ class InferenceResponseSender:
             raise TritonModelException("Unable to send response. Unsupported flag provided.")
         if response is not None and not isinstance(response, InferenceResponse):
             raise TypeError(f"send: response must be an InferenceResponse, not {type(response)}")
-        if self._is_decoupled:
+        if self._session.is_decoupled:
             self._request.wait_for_reader()
         final = flags != 0
         key = self._request.head.id
         none = Respond(key, final=final), ()
         respond, outputs = none if response is None else response.answer(key, self._wanted, final=final)
+        if final:
+            self._session.tell_metrics()
         with self._lock:
             self._check(response)
             self.is_closed = final
             self.sent += response is not None
-            self._exchange.send(respond, outputs)
+            self._session.exchange.send(respond, outputs)
 
     def is_cancelled(self) -> bool:
         """Whether whoever asked has left, as of now."""
@@ -72,12 +74,12 @@ class InferenceResponseSender:
         with self._lock:
             if not self.is_closed:
                 self.is_closed = True
-                self._exchange.send(Respond(self._request.head.id, error=Code.INTERNAL, message=message))
+                self._session.exchange.send(Respond(self._request.head.id, error=Code.INTERNAL, message=message))
 
     def _check(self, response: InferenceResponse | None) -> None:
         if self.is_closed:
             raise TritonModelException("Unable to send response. Response sender has been closed.")
-        if self._is_decoupled:
+        if self._session.is_decoupled:
             return
         if response is None and not self.sent:
             raise TritonModelException(

@@ -39,6 +39,11 @@ class Session:
         self.parent = 0
         """Id of a request that is, or was last, worked on: in its course other models are asked."""
 
+    def tell_metrics(self) -> None:
+        """Tell the host the model's own metrics, where they have changed."""
+        if self.metrics.changed:
+            self.exchange.send(self.metrics.told())
+
 
 _sessions: list[Session] = []
 

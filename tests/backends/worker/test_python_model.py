@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from backends.worker.frames import heads
-from backends.worker.messages import Cancel, Completed, Failed, Loaded, Metric, Respond
+from backends.worker.messages import Cancel, Completed, Failed, Loaded, Metric, Metrics, Respond
 from tests.backends.worker.instances import array, configuration, instance, tensor
 
 X = np.array([[1, 2]], np.int32)
@@ -274,7 +274,8 @@ class TritonPythonModel:
 def test_a_model_is_initialized_with_tritons_arguments_measures_and_is_finalized(tmp_path):
     config = configuration(tmp_path, INITIALIZED)
     with instance() as host:
-        assert host.load(config) == Loaded()
+        assert host.load(config) == Metrics([Metric("n", "counter", "d", {"a": "b"}, 0)])
+        assert host.link.receive()[0] == Loaded()
         _, outputs = host.ask(tensor("X", X))
         assert host.metrics.metrics == [Metric("n", "counter", "d", {"a": "b"}, 1)]
         host.link._socket.close()

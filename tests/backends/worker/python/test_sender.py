@@ -7,8 +7,10 @@ import pytest
 
 from backends.worker.messages import Cancel, Execute, Infer, Pace, Respond
 from backends.worker.python.errors import TritonError, TritonModelException
+from backends.worker.python.metrics import MetricFamily
 from backends.worker.python.response import InferenceResponse
 from backends.worker.python.sender import InferenceResponseSender
+from backends.worker.python.session import current
 from backends.worker.python.tensor import Tensor
 
 FINAL = 1
@@ -22,7 +24,8 @@ def sender(host, *, decoupled: bool) -> InferenceResponseSender:
     """The sender of request 5, which the exchange has received."""
     host.send(Execute([Infer(5, "m", 1, "", [], [])]))
     (request,) = host.exchange.work()
-    return InferenceResponseSender(host.exchange, request, frozenset({"Y"}), is_decoupled=decoupled)
+    current().is_decoupled = decoupled
+    return InferenceResponseSender(current(), request, frozenset({"Y"}))
 
 
 def test_a_decoupled_model_sends_any_number_of_responses(host):
@@ -141,3 +144,13 @@ def test_a_slow_reader_holds_the_sender_until_it_reads_on_or_leaves(host, thread
     sending.result(10)
     assert bytes(host.receive()[1]) == b"\1\0\0\0"
     sends.close()
+
+
+def test_metrics_that_a_thread_has_changed_are_told_with_its_last_response(host):
+    sends = sender(host, decoupled=True)
+    family = MetricFamily("n", "d", MetricFamily.COUNTER)
+    family.Metric().increment(3)
+    sends.send(flags=FINAL)
+    told, _ = host.receive()
+    assert [metric.value for metric in told.metrics] == [3]
+    assert host.receive()[0].final
