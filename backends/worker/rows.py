@@ -37,8 +37,10 @@ async def run(
     """
     config = model.config
     lengths = [sum(map(len, row)) for row in zip(*columns.values(), strict=True)]
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
     size = max(1, config.max_batch_size)
+    order: Sequence[int] = range(len(lengths))
+    if len(lengths) > size:
+        order = sorted(order, key=lengths.__getitem__)
     parts = [order[start : start + size] for start in range(0, len(order), size)]
     rows = Rows([memoryview(b"")] * len(lengths))
     if len(parts) == 1:
