@@ -6,8 +6,12 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from backends.errors import BodyTooLarge, InvalidRequest
+from gateway.wire import Wire
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+_LARGE_BYTES = 1 << 18
 
 
 class ClientLeft(Exception):
@@ -41,24 +45,25 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit_byte
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def gather(receive: Receive, headers: Mapping[bytes, bytes], limit_bytes: int) -> bytes | bytearray:
+async def gather(
+    receive: Receive, headers: Mapping[bytes, bytes], limit_bytes: int, wire: Wire | None = None
+) -> bytes | bytearray:
     """The request's body as it came. Raises `BodyTooLarge`, `ClientLeft`.
 
-    One that says how long it is goes into a buffer of that length as it comes: joining pieces would take it twice.
+    One that says how long it is goes into a buffer of that length as it comes, past ASGI with the client's `wire`.
     """
     declared = headers.get(b"content-length", b"0")
     expected = int(declared) if declared.isdigit() else 0
     if expected > limit_bytes:
         raise _too_large(limit_bytes)
     message = await receive()
-    first = _piece(message)
+    piece = _piece(message)
     if not message.get("more_body"):
-        if len(first) > limit_bytes:
+        if len(piece) > limit_bytes:
             raise _too_large(limit_bytes)
-        return first
+        return piece
     body = bytearray(expected)
     size = 0
-    piece = first
     while True:
         end = size + len(piece)
         if end > limit_bytes:
@@ -67,6 +72,12 @@ async def gather(receive: Receive, headers: Mapping[bytes, bytes], limit_bytes: 
         size = end
         if not message.get("more_body"):
             return body
+        if wire is not None and expected - size > _LARGE_BYTES:
+            try:
+                if await wire.fill(body, size):
+                    return body
+            except ConnectionResetError as error:
+                raise ClientLeft from error
         message = await receive()
         piece = _piece(message)
 

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from backends.model import Headers
 from backends.tensors import Buffer
+from gateway.upload import Upload
 
 EXTENSION = "tritium.wire"
 """Where the ASGI scope's `extensions` hold the `Wire`."""
@@ -99,6 +100,7 @@ class Wire(asyncio.Transport):
         "lost",
         "on_lost",
         "paused",
+        "protocol",
     )
 
     def __init__(self, transport: asyncio.Transport, outbox: Outbox) -> None:
@@ -109,6 +111,7 @@ class Wire(asyncio.Transport):
         self.head_lines = b""
         self.cycle: RequestResponseCycle | None = None
         """uvicorn's state of the request that is answered now."""
+        self.protocol: WiredProtocol | None = None
         self._outbox = outbox
         self.loop = outbox.loop
         self._transport = transport
@@ -166,6 +169,22 @@ class Wire(asyncio.Transport):
         cycle.on_response()
         return True
 
+    async def fill(self, body: bytearray, filled: int) -> bool:
+        """Receive the rest of the body that is being read straight into the buffer, of which so much is there already.
+
+        Called between two ASGI messages. False, and nothing is done, where more of it has come than that leaves. Raises
+        `ConnectionResetError` when the client leaves. Cancelling it leaves the connection usable: the rest is read
+        all the same.
+        """
+        cycle, protocol = self.cycle, self.protocol
+        if cycle is None or protocol is None or not cycle.more_body or filled + len(cycle.body) >= len(body):
+            return False
+        end = filled + len(cycle.body)
+        body[filled:end] = cycle.body
+        cycle.body = bytearray()
+        await Upload(protocol, self._transport, body, end).done
+        return True
+
     def trailers(self, fields: Headers) -> None:
         """What the end of this answer is to carry (RFC 9112 §7.1.2), told before that end, which goes through ASGI."""
         self._trailers = b"".join(b"%b: %b\r\n" % field for field in fields)
@@ -193,7 +212,7 @@ class Wire(asyncio.Transport):
 
     def lose(self) -> None:
         self.lost = True
-        self.cycle = None
+        self.cycle = self.protocol = None
         self._transport = _Nowhere()
         self._wake()
         if self.on_lost is not None:
@@ -334,6 +353,7 @@ class WiredProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = self._wire.cycle = cycle
+        self._wire.protocol = self
         super()._start_asgi_task(cycle, app)
 
 

@@ -14,7 +14,7 @@ from backends.model import InferRequest
 from backends.tensors import Buffer
 from gateway.body import ClientLeft, Receive, gather
 from gateway.errors import status_and_type
-from gateway.kserve import generate
+from gateway.kserve import generate, repository
 from gateway.kserve.compression import accepted, compress, decompress
 from gateway.kserve.control import OPEN, OPERATIONS, Call
 from gateway.kserve.dataplane import DataPlane, Served
@@ -125,6 +125,9 @@ class KServe:
 
     async def _admit(self, exchange: _Exchange) -> Tenant:
         keys = self._plane.keys
+        if exchange.route.operation in repository.CONTROL:
+            repository.authorise(self._plane, exchange.headers)
+            return ANYONE
         if keys is None or exchange.route.operation in OPEN:
             return ANYONE
         tenant = await keys.tenant(exchange.headers)
@@ -147,7 +150,7 @@ class KServe:
             raise Unavailable("The server is shutting down.", retry_after_seconds=1.0)
         tenant = await self._admit(exchange)
         served = self._dataplane.find(route.model, route.version, tenant)
-        body = await gather(exchange.receive, headers, plane.settings.max_body_bytes)
+        body = await gather(exchange.receive, headers, plane.settings.max_body_bytes, exchange.reply.wire)
         record.received()
         if (timeout := headers.get(b"x-request-timeout-ms")) is not None:
             watch.shorten(record.started_at + read_timeout(timeout))
