@@ -27,6 +27,9 @@ KINDS = {
     "vllm": "backends.vllm",
 }
 
+WORKER_KINDS = frozenset({"onnxruntime", "python", "pytorch", "tensorflow", "tensorrt"})
+"""Kinds whose models run in workers."""
+
 
 class Kind(Protocol):
     """What the module of a kind offers."""

@@ -286,27 +286,29 @@ class TensorModel(Model, Protocol):
 
 
 @runtime_checkable
-class Counted(Protocol):
+class Counted(Model, Protocol):
     """A model that each server process counts for itself, since no process of its own does."""
 
     counted: ModelStatistics
 
 
-class Models(Protocol):
-    """What a model may call; the registry is one. Both raise `ServingError` where there is no such model to use."""
-
-    def openai(self, name: str) -> OpenAIModel: ...
-    def tensor(self, name: str, version: int = 0) -> TensorModel:
-        """The version of a model, 0 for the latest. Whoever holds it may go on using it after a change."""
-        ...
-
-
-@runtime_checkable
 class ModelControl(Protocol):
-    """Loading and unloading by models themselves, where `Models` offers it. Both raise `ServingError`."""
+    """Loading and unloading, for models that ask for it. Both raise `ServingError`."""
 
     async def load(self, name: str, config: str, files: Mapping[str, Buffer]) -> None:
         """Return when the model is ready. `config` and `files` are as in the model repository extension, or empty."""
         ...
 
     async def unload(self, name: str, *, unload_dependents: bool) -> None: ...
+
+
+class Models(Protocol):
+    """What a model may call; the registry is one. Both raise `ServingError` where there is no such model to use."""
+
+    control: ModelControl | None
+    """None where models may load and unload none."""
+
+    def openai(self, name: str) -> OpenAIModel: ...
+    def tensor(self, name: str, version: int = 0) -> TensorModel:
+        """The version of a model, 0 for the latest. Whoever holds it may go on using it after a change."""
+        ...

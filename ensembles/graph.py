@@ -46,7 +46,7 @@ class Ensemble:
         limit = config.ensemble_scheduling.max_inflight_requests
         steps = range(len(config.ensemble_scheduling.step)) if limit else ()
         self._slots = {index: Slots(limit) for index in steps}
-        self._statistics = ModelStatistics()
+        self.counted = ModelStatistics()
 
     def ready(self) -> bool:
         """Whether every step's model can take a request."""
@@ -81,7 +81,7 @@ class Ensemble:
 
     async def statistics(self) -> ModelStatistics:
         """What this server process has run of it."""
-        return self._statistics
+        return self.counted
 
     def work(self) -> Mapping[str, int]:
         """Nothing: its steps' models count theirs."""
@@ -115,7 +115,7 @@ class Ensemble:
     def _settled(self, batch: int, began_ns: int, error: ServingError | None) -> None:
         """Count a request. Triton's ensembles have no queue, and all their time is their steps'."""
         took_ns = time.monotonic_ns() - began_ns
-        statistics = self._statistics
+        statistics = self.counted
         if error is not None:
             statistics.inference_stats.fail.add(took_ns)
             is_cancelled = isinstance(error, InferenceError) and error.status is Code.CANCELLED

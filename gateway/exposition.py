@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.utils import floatToGoString
 
 from backends.model import State
+from backends.statistics import ModelStatistics
 from gateway.snapshot import ModelStatus
 from gateway.telemetry import Histogram, ModelMetrics, Payload
 from gateway.tenant_metrics import sums
@@ -78,6 +79,9 @@ def engine_families(answers: Iterable[tuple[str, str, bytes | None]]) -> Iterato
 
 def fold(total: Payload, part: Payload) -> Payload:
     """The totals of two ended processes as one."""
+    statistics = statistics_of((total, part))
+    for each in statistics.values():
+        each.pending = 0
     return Payload(
         models=list(_totals((total, part)).values()),
         connections={},
@@ -85,7 +89,17 @@ def fold(total: Payload, part: Payload) -> Payload:
         lag_max_seconds=0.0,
         log_lines_dropped=total.log_lines_dropped + part.log_lines_dropped,
         tenants=sums((total.tenants, part.tenants)),
+        statistics=statistics,
     )
+
+
+def statistics_of(payloads: Iterable[Payload]) -> dict[tuple[str, int], ModelStatistics]:
+    """What models have done that are counted where they are asked: the sums by name and version."""
+    totals: dict[tuple[str, int], ModelStatistics] = {}
+    for payload in payloads:
+        for key, part in payload.statistics.items():
+            totals.setdefault(key, ModelStatistics()).merge(part)
+    return totals
 
 
 def _join(families: dict[str, Metric], owners: dict[str, str], family: Metric, own: Mapping[str, str]) -> None:

@@ -16,21 +16,40 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from backends.config import ModelConfig
 from backends.engine.load import METRICS_PATHS, told_by
 from backends.engine.probe import get
 from backends.errors import ServingError
+from backends.kinds import WORKER_KINDS
 from backends.model import Endpoint, State
-from gateway.exposition import DEAD, engine_families, fold, gateway_families
+from backends.statistics import ModelStatistics
+from backends.worker.messages import Metric as OwnMetric
+from gateway import triton_metrics
+from gateway.exposition import DEAD, engine_families, fold, gateway_families, statistics_of
 from gateway.guest import GuestServer
+from gateway.machine import Machine
 from gateway.snapshot import ModelStatus
 from gateway.telemetry import Payload
 from gateway.tenant_labels import TenantLabels
 from gateway.tenant_metrics import sums
+from gateway.triton_metrics import Told
 
 _ENGINE_ROUTE = "/metrics"
 _ENGINE_SECONDS = 2.0
 _ENGINE_LIMIT_BYTES = 8 * 1024 * 1024
 _STOP_SECONDS = 1
+_STATISTICS_ROUTE = "/statistics"
+_OPEN_METRICS = "application/openmetrics-text"
+
+
+class WorkerStatistics(msgspec.Struct):
+    """What a worker tells of itself, as its host writes it."""
+
+    statistics: ModelStatistics
+    metrics: list[OwnMetric] = []
+
+
+_decode_told = msgspec.json.Decoder(WorkerStatistics).decode
 
 
 class Ledger:
@@ -81,6 +100,7 @@ class MetricsServer:
         self._statuses = statuses
         self._version = version
         self._tenants = TenantLabels(tenant_labels)
+        self._machine = Machine()
         self._server: GuestServer | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -125,8 +145,35 @@ class MetricsServer:
         registry.register(_Families(gateway_families(parts, self._statuses(), self._version)))
         registry.register(_Families(self._tenants.families(sums(payload.tenants for _, payload in parts))))
         ProcessCollector(registry=registry)
+        families = [
+            *triton_metrics.model_families(await self._versions([payload for _, payload in parts])),
+            *await asyncio.to_thread(lambda: list(self._machine.families())),
+        ]
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), headers={"content-type": content_type})
+        if content_type.startswith(_OPEN_METRICS):
+            registry.register(_Families(triton_metrics.open_metrics(families)))
+            return Response(encode(registry), headers={"content-type": content_type})
+        body = encode(registry) + triton_metrics.text(families)
+        return Response(body, headers={"content-type": content_type})
+
+    async def _versions(self, payloads: Sequence[Payload]) -> list[Told]:
+        """What each version of a tensor model has counted: a worker tells it, else the server processes."""
+        counted = statistics_of(payloads)
+        asked: list[tuple[ModelConfig, Endpoint]] = []
+        told: list[Told] = []
+        for status in self._statuses():
+            config = status.config
+            statistics = counted.get((config.name, config.version))
+            if statistics is not None:
+                told.append(Told(config, statistics))
+            elif config.backend in WORKER_KINDS:
+                asked += [(config, endpoint) for endpoint in status.endpoints if endpoint.state is not State.STOPPED]
+        bodies = await asyncio.gather(*(self._scrape(endpoint, _STATISTICS_ROUTE) for _, endpoint in asked))
+        for (config, _), body in zip(asked, bodies, strict=True):
+            if body is not None:
+                answer = _decode_told(body)
+                told.append(Told(config, answer.statistics, answer.metrics))
+        return sorted(told, key=lambda each: (each.config.name, each.config.version))
 
     async def _engines(self, _request: Request) -> Response:
         ready = [

@@ -22,6 +22,7 @@ import msgspec
 
 from backends.errors import ServingError
 from backends.model import Route
+from backends.statistics import ModelStatistics
 from gateway.tenant_metrics import Tallies, Tally
 
 UNKNOWN = "unknown"
@@ -95,6 +96,8 @@ class Payload(msgspec.Struct, frozen=True):
     lag_max_seconds: float
     log_lines_dropped: int
     tenants: dict[str, Tally] = {}
+    statistics: dict[tuple[str, int], ModelStatistics] = {}
+    """By name and version, of models that are counted where they are asked."""
 
 
 class Log(Protocol):
@@ -114,11 +117,19 @@ def error_kind(error: BaseException) -> str:
 class Telemetry:
     """One server process's counters. `connections` is asked at each scrape: model → (in use, idle).
 
+    So is `statistics`: what models have done that are counted in this process.
+
     `start` needs the running loop; `stop` ends what `start` began and writes the last lines of `log`.
     """
 
-    def __init__(self, connections: Callable[[], Mapping[str, tuple[int, int]]], log: Log) -> None:
+    def __init__(
+        self,
+        connections: Callable[[], Mapping[str, tuple[int, int]]],
+        log: Log,
+        statistics: Callable[[], dict[tuple[str, int], ModelStatistics]] = dict,
+    ) -> None:
         self.log = log
+        self._statistics = statistics
         self.tenants = Tallies()
         self._connections = connections
         self._unknown = ModelMetrics(UNKNOWN)
@@ -156,6 +167,7 @@ class Telemetry:
                 lag_max_seconds=self._lag.max_seconds,
                 log_lines_dropped=self.log.dropped,
                 tenants=self.tenants.by_name,
+                statistics=self._statistics(),
             )
         )
 

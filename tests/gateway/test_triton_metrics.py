@@ -1,0 +1,105 @@
+"""Triton's metrics, from statistics to the text that its scrapers read."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.exposition import generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+
+from backends.config import ModelConfig, ResponseCache, TransactionPolicy
+from backends.statistics import Duration, InferenceStatistics, ModelStatistics
+from backends.worker.messages import Metric
+from gateway.triton_metrics import Told, model_families, open_metrics, text
+
+
+def _told(name: str = "simple", own: list[Metric] | None = None, **fields: object) -> Told:
+    statistics = ModelStatistics(
+        inference_count=5,
+        execution_count=3,
+        inference_stats=InferenceStatistics(
+            success=Duration(4, 9_999), queue=Duration(4, 2_000), cache_hit=Duration(2, 7_000)
+        ),
+        failures={"REJECTED": 2},
+        pending=1,
+        first_response_ms={"100": 3, "+Inf": 1, "sum": 6_000.5},
+    )
+    return Told(ModelConfig(name, "python", **fields), statistics, own or [])  # type: ignore[arg-type]
+
+
+def _lines(*told: Told) -> list[str]:
+    return text(model_families(told)).decode().splitlines()
+
+
+def test_names_labels_and_texts_are_triton_s() -> None:
+    lines = _lines(_told())
+    assert "# HELP nv_inference_request_success Number of successful inference requests, all batch sizes" in lines
+    assert "# TYPE nv_inference_request_success counter" in lines
+    assert 'nv_inference_request_success{model="simple",version="1"} 4' in lines
+    assert 'nv_inference_request_failure{model="simple",reason="REJECTED",version="1"} 2' in lines
+    assert 'nv_inference_request_failure{model="simple",reason="BACKEND",version="1"} 0' in lines
+    assert 'nv_inference_count{model="simple",version="1"} 5' in lines
+    assert 'nv_inference_exec_count{model="simple",version="1"} 3' in lines
+    assert 'nv_inference_request_duration_us{model="simple",version="1"} 9' in lines
+    assert 'nv_inference_queue_duration_us{model="simple",version="1"} 2' in lines
+    assert 'nv_inference_pending_request_count{model="simple",version="1"} 1' in lines
+
+
+def test_a_model_s_tags_are_labels_of_all_its_metrics() -> None:
+    assert 'nv_inference_count{model="simple",team="a \\"b\\"",version="1"} 5' in _lines(
+        _told(metric_tags={"team": 'a "b"'})
+    )
+
+
+def test_only_models_with_a_cache_tell_of_it() -> None:
+    assert not any(line.startswith("nv_cache") for line in _lines(_told()))
+    lines = _lines(_told(), _told("cached", response_cache=ResponseCache(enable=True)))
+    assert [line for line in lines if line.startswith("nv_cache_num_hits")] == [
+        'nv_cache_num_hits_per_model{model="cached",version="1"} 2'
+    ]
+    assert 'nv_cache_hit_duration_per_model{model="cached",version="1"} 7' in lines
+
+
+def test_times_to_the_first_response_are_a_histogram_of_decoupled_models() -> None:
+    assert not any("first_response" in line for line in _lines(_told()))
+    lines = _lines(_told(model_transaction_policy=TransactionPolicy(decoupled=True)))
+    name, labels = "nv_inference_first_response_histogram_ms", 'model="simple",version="1"'
+    assert f'{name}_bucket{{{labels},le="100"}} 3' in lines
+    assert f'{name}_bucket{{{labels},le="5000"}} 3' in lines
+    assert f'{name}_bucket{{{labels},le="+Inf"}} 4' in lines
+    assert f"{name}_count{{{labels}}} 4" in lines
+    assert f"{name}_sum{{{labels}}} 6000.5" in lines
+
+
+def test_a_model_s_own_metrics_come_as_it_defines_them() -> None:
+    own = [
+        Metric("my_total", "counter", "Of\nmine", {"a": "b"}, 2.5),
+        Metric("my_gauge", "gauge", "g", {}, float("nan")),
+        Metric("my_hist", "histogram", "h", {"a": "b"}, 1.25, [0.5, 2.0], [1, 0, 2]),
+    ]
+    lines = _lines(_told(own=own), _told("other", own=[Metric("my_total", "gauge", "another kind", {}, 1)]))
+    assert "# HELP my_total Of\\nmine" in lines
+    assert [line for line in lines if line.startswith("my_")] == [
+        'my_total{a="b"} 2.5',
+        "my_gauge NaN",
+        'my_hist_bucket{a="b",le="0.5"} 1',
+        'my_hist_bucket{a="b",le="2"} 1',
+        'my_hist_bucket{a="b",le="+Inf"} 3',
+        'my_hist_count{a="b"} 3',
+        'my_hist_sum{a="b"} 1.25',
+    ]
+
+
+def test_openmetrics_has_the_same_names() -> None:
+    told = _told(own=[Metric("my_total", "counter", "mine", {}, 1)])
+    plain = {line.partition("{")[0].partition(" ")[0] for line in _lines(told) if not line.startswith("#")}
+
+    class Families:
+        def collect(self):
+            return open_metrics(model_families([told]))
+
+    registry = CollectorRegistry()
+    registry.register(Families())  # type: ignore[arg-type]
+    opened = {
+        sample.name for family in parse_openmetrics(generate_latest(registry).decode()) for sample in family.samples
+    }
+    assert {"nv_inference_count", "my_total"} <= plain == opened
