@@ -21,6 +21,7 @@ from gateway.body import Receive
 from gateway.errors import render
 from gateway.health import readiness
 from gateway.intake import Scope, serve
+from gateway.kserve import document as kserve
 from gateway.kserve.dataplane import DataPlane
 from gateway.kserve.http import KServe
 from gateway.openai import chat, completions, embeddings, messages, models, rerank, responses, tokenize
@@ -237,10 +238,10 @@ async def _internal_error(request: Request, _error: Exception) -> Response:
 def _document(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-        document["paths"] = {operation.path: {"post": operation.document()} for operation in OPERATIONS} | document[
-            "paths"
-        ]
+        own = {operation.path: {"post": operation.document()} for operation in OPERATIONS}
+        document["paths"] = own | document["paths"] | kserve.paths()
         document["components"]["schemas"]["Error"] = ERROR_SCHEMA
+        document["components"]["schemas"]["KServeError"] = kserve.ERROR_SCHEMA
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{}, {"key": []}]
         app.openapi_schema = document

@@ -71,8 +71,8 @@ class KServe:
         route = self._route(scope["raw_path"])
         if route is None:
             await reply.refuse(404, "Not Found", scope["method"])
-        elif not route.allows(scope["method"]):
-            await reply.refuse(405, "Method Not Allowed", scope["method"])
+        elif scope["method"] not in route.methods:
+            await reply.refuse(405, "Method Not Allowed", scope["method"], route.methods)
         else:
             await self._serve(route, scope, receive, reply)
 

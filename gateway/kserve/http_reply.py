@@ -44,14 +44,15 @@ class HttpReply:
             await self._body(bytes(part), more=True)
         await self._body(bytes(parts[-1]))
 
-    async def refuse(self, status: int, message: str, method: str) -> None:
+    async def refuse(self, status: int, message: str, method: str, allowed: Sequence[str] = ()) -> None:
         """Say what is wrong with the path or the method; HEAD gets the head alone."""
         body = encode({"error": message})
+        lines = _JSON + (b"allow: %b\r\n" % ", ".join(allowed).encode() if allowed else b"")
         self.status = status
         if method != "HEAD":
-            await self.whole(status, _JSON, [body])
+            await self.whole(status, lines, [body])
             return
-        self.wire.head_lines += _JSON
+        self.wire.head_lines += lines
         await self._head(status, [(b"content-length", b"%d" % len(body))])
         await self._body()
 

@@ -45,8 +45,9 @@ class Route:
     region: str = ""
     repository: str = ""
 
-    def allows(self, method: str) -> bool:
-        return method in METHODS.get(self.operation, ("GET",))
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return METHODS.get(self.operation, ("GET",))
 
 
 def find_route(path: str) -> Route | None:
