@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.errors import ModelNotFound, ServingError
-from backends.model import Capability, Endpoints, OpenAIModel, State, TensorModel
+from backends.model import Capability, Endpoints, ModelControl, OpenAIModel, State, TensorModel
 from ensembles.kinds import find_kind
 from gateway.admin_keys import AdminKeys
 from gateway.announcement import announcement, base_url, failures
@@ -249,6 +249,8 @@ def _can_chat(status: ModelStatus) -> bool:
 
 class _Nobody:
     """The models that a model may call, where none is called."""
+
+    control: ModelControl | None = None
 
     def openai(self, name: str) -> OpenAIModel:
         raise ModelNotFound(f"The model '{name}' does not exist.")

@@ -16,7 +16,7 @@ from backends.errors import (
     Unavailable,
     UnsupportedOperation,
 )
-from backends.model import InferRequest, InferResponse, ModelControl, Models, Responses, TensorModel
+from backends.model import InferRequest, InferResponse, Models, Responses, TensorModel
 from backends.signature import Signature
 from backends.tensors import Tensor
 from backends.worker.frames import heads, tensors
@@ -187,11 +187,11 @@ class Answering:
             await pace.wait()
 
     async def _control(self, control: Control, payload: memoryview) -> None:
-        models = self._models
         if control.what == "is_ready":
             self._send(Respond(control.id, parameters={"ready": self._is_ready(control)}))
             return
-        if not isinstance(models, ModelControl):
+        models = self._models.control
+        if models is None:
             raise InferenceError("models cannot be loaded or unloaded from within a model here", Code.UNSUPPORTED)
         if control.what == "load":
             files = {tensor.name: tensor.data for tensor in tensors(control.files, payload)}

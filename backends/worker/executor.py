@@ -318,11 +318,12 @@ class Executor:
             if self._is_decoupled:
                 self.counters.first_response(time.monotonic_ns() - request.entry.arrived_ns)
         if respond.final:
+            if request.asker.requests.pop(request.id, None) is None:
+                return  # it was answered when the model failed
             request.entry.owner = None  # the cycle would keep its tensors until the collector comes
             self._under_way -= 1
             if self._refusal is not None and not self._under_way:
                 self._drained.set()
-            request.asker.requests.pop(request.id, None)
         respond.id = request.id
         request.asker.answer(respond, payload)
 

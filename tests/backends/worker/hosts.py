@@ -19,7 +19,7 @@ import numpy as np
 from backends.config import ModelConfig
 from backends.engine import probe
 from backends.errors import ServingError
-from backends.model import Endpoint, Endpoints, InferRequest, InferResponse, State, TensorModel
+from backends.model import Endpoint, Endpoints, InferRequest, InferResponse, ModelControl, State, TensorModel
 from backends.statistics import ModelStatistics
 from backends.tensors import Tensor
 from backends.worker.client import WorkerModel
@@ -69,6 +69,7 @@ class NoModels:
 
     def __init__(self, **models: TensorModel) -> None:
         self.models = models
+        self.control: ModelControl | None = None
 
     def openai(self, name: str) -> Any:
         raise NotImplementedError(name)
