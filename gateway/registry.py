@@ -15,7 +15,8 @@ from backends.config import ModelConfig
 from backends.engine import naming
 from backends.engine.naming import Naming
 from backends.errors import Code, InferenceError, ModelNotFound, ModelNotReady, ServingError, UnsupportedOperation
-from backends.model import Capability, Endpoint, Endpoints, Load, Model, Models, OpenAIModel, State, TensorModel
+from backends.model import Capability, Counted, Endpoint, Endpoints, Load, Model, Models, OpenAIModel, State, TensorModel
+from backends.statistics import ModelStatistics
 from gateway.admission import Gate
 from gateway.snapshot import ModelStatus, Snapshot
 
@@ -204,11 +205,12 @@ class Registry:
 
     def statistics(self) -> dict[tuple[str, int], ModelStatistics]:
         """What models have done that are counted in this process, by name and version."""
-        return {
-            (entry.status.config.name, entry.status.config.version): entry.model.counted
-            for entry in self._all()
-            if isinstance(entry.model, Counted)
-        }
+        counted = {}
+        for entry in self._all():
+            model = entry.model
+            if isinstance(model, Counted):
+                counted[model.config.name, model.config.version] = model.counted
+        return counted
 
     def close(self) -> None:
         for entry in self._all():

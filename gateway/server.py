@@ -64,7 +64,7 @@ class ServerProcess:
             lambda backend: find_kind(backend).connect, share=settings.workers, max_queue_size=settings.max_queue_size
         )
         log = AccessLog(sys.stdout.fileno()) if settings.access_log else NoLog()
-        self._plane = Plane(settings, registry, keys, Telemetry(registry.connections, log))
+        self._plane = Plane(settings, registry, keys, Telemetry(registry.connections, log, registry.statistics))
         self._plane.quotas = Quotas(counters_for(settings, index), fails_open=settings.limits_on_error == "open")
         self._plane.cache_salt = CacheSalt.read(settings.cache_salt_file)
         self._plane.decisions = DecisionLog(settings.decision_log_size, prompts=settings.decision_log_prompts)
