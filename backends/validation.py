@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from backends.config import DynamicBatching, ModelConfig, QueuePolicy
+from backends.config import DynamicBatching, ModelConfig, QueuePolicy, SequenceBatching
 
 
 def refusal(config: ModelConfig) -> str:
@@ -42,6 +42,8 @@ def _refusals(config: ModelConfig) -> Iterator[str]:
         yield f"'max_batch_size' must be non-negative value for {name}"
     if config.dynamic_batching is not None:
         yield from _batching_refusals(config.dynamic_batching, name, config.max_batch_size)
+    if config.sequence_batching is not None:
+        yield from _control_refusals(config.sequence_batching, name)
     if config.response_cache.enable and config.model_transaction_policy.decoupled:
         yield (
             f"Response Cache does not currently support model {name} with 'decoupled' transaction policy. "
@@ -67,6 +69,20 @@ def _batching_refusals(batching: DynamicBatching, name: str, largest: int) -> It
         policies = (batching.default_queue_policy, *batching.priority_queue_policy.values())
         if any(map(_may_reorder, policies)):
             yield (f"Queue policy can not have DELAY as timeout action when 'preserve_ordering' is true for {name}")
+
+
+def _control_refusals(batching: SequenceBatching, name: str) -> Iterator[str]:
+    for tensor in batching.control_input:
+        for control in tensor.control:
+            values = (control.int32_false_true, control.fp32_false_true, control.bool_false_true)
+            if control.kind == "CONTROL_SEQUENCE_CORRID":
+                if control.data_type == "TYPE_INVALID":
+                    yield f"sequence batching must specify 'data_type' for {control.kind} for {name}"
+            elif not any(values):
+                yield (
+                    "sequence batching must specify either 'int32_false_true', 'fp32_false_true' or 'bool_false_true' "
+                    f"for {control.kind} for {name}"
+                )
 
 
 def _may_reorder(policy: QueuePolicy) -> bool:

@@ -2,7 +2,8 @@
 
 `toy.py SOCKET FOLDER [fault…]`; it writes the pids of its processes into FOLDER. Faults: `deaf` ignores SIGTERM,
 `family` has a child that leaves its session and a grandchild, which `orphan` makes one; `crash` exits at once; `late`
-answers 503 until FOLDER/go exists. While FOLDER/sick exists it answers 503, while FOLDER/hang exists nothing.
+answers 503 until FOLDER/go exists. While FOLDER/sick exists it answers 503, while FOLDER/hang exists nothing. As a
+worker it answers what FOLDER/config holds at `/config`, 503 without it, and 500 with what FOLDER/failure holds.
 """
 
 import http.server
@@ -30,6 +31,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         while FOLDER.joinpath("hang").exists():
             time.sleep(0.02)
         body = json.dumps({"data": [{"id": "toy", "max_model_len": 2048}]}).encode()
+        if FOLDER.joinpath("failure").exists():
+            status, body = 500, FOLDER.joinpath("failure").read_bytes()
+        elif self.path == "/config":
+            status = 200 if FOLDER.joinpath("config").exists() else 503
+            body = FOLDER.joinpath("config").read_bytes() if status == 200 else b""
         self.send_response(status)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
