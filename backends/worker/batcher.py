@@ -18,7 +18,7 @@ __all__ = ["Batch", "Entry", "Scheduler", "scheduler_for"]
 
 
 def scheduler_for(config: ModelConfig, instances: int) -> Scheduler:
-    """The scheduler of a model that runs in so many instances. Raises `ServingError` for one that cannot be made."""
+    """The scheduler of a model that runs in so many instances. Raises `InvalidRequest`."""
     sequences = config.sequence_batching
     if sequences is not None:
         if sequences.oldest is not None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backends.config import Control, ModelConfig, SequenceState
-from backends.errors import Code, InferenceError
+from backends.errors import Code, InferenceError, InvalidRequest
 from backends.tensors import DATATYPE_OF_TYPE, ELEMENT_BYTES, Tensor, element_count
 from backends.worker.frames import heads
 from backends.worker.messages import Infer
@@ -92,7 +92,7 @@ class KeptStates:
     """The states of a model's sequences: what it is given at first, and which of its outputs come back."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """Reads files of initial states. Raises `InferenceError` for one that is not there or of another size."""
+        """Reads files of initial states. Raises `InvalidRequest` for one that is not there or of another size."""
         assert config.sequence_batching is not None
         self._inputs = {state.output_name: state for state in config.sequence_batching.state}
         self._shown = {output.name for output in config.output}
@@ -116,7 +116,7 @@ class KeptStates:
 
 
 def states_of(config: ModelConfig) -> KeptStates | None:
-    """The states of a model's sequences, None where it keeps none. Raises `InferenceError`."""
+    """The states of a model's sequences, None where it keeps none. Raises `InvalidRequest`."""
     batching = config.sequence_batching
     return KeptStates(config) if batching is not None and batching.state else None
 
@@ -148,12 +148,11 @@ def _initial(config: ModelConfig, state: SequenceState) -> Tensor:
     try:
         tensor.data = path.read_bytes()
     except OSError as error:
-        raise InferenceError(f"failed to read initial state '{path}': {error.strerror}", Code.INVALID_ARG) from error
+        raise InvalidRequest(f"failed to read initial state '{path}': {error.strerror}") from error
     expected = ELEMENT_BYTES[datatype] * element_count(shape)
     if expected and len(tensor.data) != expected:
-        raise InferenceError(
-            f"initial state '{described.name}' has {len(tensor.data)} bytes, its type and shape need {expected}",
-            Code.INVALID_ARG,
+        raise InvalidRequest(
+            f"initial state '{described.name}' has {len(tensor.data)} bytes, its type and shape need {expected}"
         )
     return tensor
 

@@ -20,7 +20,7 @@ class Direct:
     """Batches of slots; `minimum_slot_utilization` and `max_queue_delay_microseconds` may have one wait for more."""
 
     def __init__(self, config: ModelConfig, batching: SequenceBatching, instances: int) -> None:
-        """Raises `InferenceError` where the initial states cannot be read."""
+        """Raises `InvalidRequest` where the initial states cannot be read."""
         self.ordering: Ordering | None = None
         self._kept = states_of(config)
         self.states: States | None = self._kept

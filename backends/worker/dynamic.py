@@ -72,7 +72,8 @@ class Dynamic:
         pass
 
     def lost(self, instance: int, now_ns: int) -> None:
-        pass
+        del instance, now_ns
+        self._hold_until_ns = 0  # it may have been what the batch waited for
 
     def retry(self, entry: Entry, now_ns: int) -> None:
         del now_ns

@@ -21,7 +21,7 @@ class Oldest:
     """Dynamic batches of at most one request a sequence, of at most `max_candidate_sequences` an instance."""
 
     def __init__(self, config: ModelConfig, oldest: Strategy, instances: int) -> None:
-        """Raises `InferenceError` where the initial states cannot be read."""
+        """Raises `InvalidRequest` where the initial states cannot be read."""
         self.ordering: Ordering | None = ArrivalOrder() if oldest.preserve_ordering else None
         self._kept = states_of(config)
         self.states: States | None = self._kept

@@ -16,6 +16,9 @@ from backends.tensors import Tensor
 from backends.worker.controls import Controls, Id
 from backends.worker.scheduling import Entry
 
+DEFAULT_IDLE_US = 1_000_000
+"""How long a sequence may be idle where its model's configuration does not say."""
+
 
 @dataclass(slots=True, eq=False)
 class Sequence:
@@ -49,7 +52,7 @@ class Sequences:
         assert config.sequence_batching is not None
         self._model = config.name
         self._controls = controls
-        self._idle_ns = 1000 * config.sequence_batching.max_sequence_idle_microseconds
+        self._idle_ns = 1000 * (config.sequence_batching.max_sequence_idle_microseconds or DEFAULT_IDLE_US)
         self._open: dict[Id, Sequence] = {}
         self._lost: dict[Id, int] = {}
         self._free: list[tuple[int, int]] = []

@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from backends.errors import InferenceError
+from backends.errors import InvalidRequest
 from backends.tensors import Tensor
 from tests.backends.worker.sequenced import add, asked, scheduler
 
@@ -129,12 +129,12 @@ def test_an_initial_state_may_stand_in_a_file(tmp_path):
 def test_an_initial_state_of_the_wrong_size_is_refused(tmp_path):
     (tmp_path / "initial_state").mkdir()
     (tmp_path / "initial_state" / "two").write_bytes(b"123")
-    with pytest.raises(InferenceError, match="initial state 'first' has 3 bytes, its type and shape need 8"):
+    with pytest.raises(InvalidRequest, match="initial state 'first' has 3 bytes, its type and shape need 8"):
         stateful(initial(data_file="two"), path=str(tmp_path / "1"))
 
 
 def test_an_initial_state_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(InferenceError, match=r"failed to read initial state '.*/two': No such file"):
+    with pytest.raises(InvalidRequest, match=r"failed to read initial state '.*/two': No such file"):
         stateful(initial(data_file="two"), path=str(tmp_path / "1"))
 
 
