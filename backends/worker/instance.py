@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from typing import Protocol, cast
@@ -75,6 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     # The terminal's Ctrl-C is for the supervisor, which ends everybody in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What a model prints belongs into the log when it is printed.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     load = None
     if options.load_fd is not None:
         with os.fdopen(options.load_fd, "rb") as file:

@@ -258,8 +258,8 @@ class TritonPythonModel:
         self.args = args
         self.family = pb_utils.MetricFamily(name="n", description="d", kind=pb_utils.MetricFamily.COUNTER)
         self.metric = self.family.Metric(labels={"a": "b"})
-        print("to the standard output", flush=True)
-        print("to the standard error", file=sys.stderr, flush=True)
+        print("to the standard output")
+        print("to the standard error", file=sys.stderr)
 
     def execute(self, requests):
         self.metric.increment(len(requests))
@@ -267,7 +267,7 @@ class TritonPythonModel:
         return [pb_utils.InferenceResponse([pb_utils.Tensor("Y", np.array([text], dtype=object))]) for _ in requests]
 
     def finalize(self):
-        print("finalized", flush=True)
+        print("finalized")
 """
 
 
