@@ -292,6 +292,13 @@ class Counted(Model, Protocol):
     counted: ModelStatistics
 
 
+@runtime_checkable
+class Holdable(Model, Protocol):
+    """A model that a request may hold though it will ask only later: while `held` is not 0 it has work under way."""
+
+    held: int
+
+
 class ModelControl(Protocol):
     """Loading and unloading, for models that ask for it. Both raise `ServingError`."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from backends.errors import ServingError
-from backends.model import InferResponse, Responses, Scalar, TensorModel
+from backends.model import Holdable, InferResponse, Responses, Scalar, TensorModel
 from backends.signature import Signature
 from backends.tensors import Tensor
 from ensembles.plan import Step
@@ -24,12 +24,16 @@ _END = InferResponse()
 
 @dataclass(slots=True)
 class Bound:
-    """A composing model as a request found it. `dims` are those of its inputs."""
+    """A composing model as a request found it. `dims` are those of its inputs.
+
+    `held` is the model where it wants to know that it is held.
+    """
 
     model: TensorModel
     signature: Signature
     dims: Mapping[str, tuple[int, ...]]
     is_decoupled: bool
+    held: Holdable | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from backends.config import ModelConfig
 from backends.engine.command import Command
 from backends.errors import Code, InferenceError, ServingError
-from backends.model import Capability, Endpoints, InferRequest, Models, TensorModel
+from backends.model import Capability, Endpoints, Holdable, InferRequest, Models, TensorModel
 from backends.signature import Signature
 from backends.statistics import BatchStatistics, ModelStatistics
 from ensembles.execution import Bound, in_ensemble
@@ -47,6 +47,7 @@ class Ensemble:
         steps = range(len(config.ensemble_scheduling.step)) if limit else ()
         self._slots = {index: Slots(limit) for index in steps}
         self.counted = ModelStatistics()
+        self.held = 0
 
     def ready(self) -> bool:
         """Whether every step's model can take a request."""
@@ -80,7 +81,7 @@ class Ensemble:
         return run
 
     async def statistics(self) -> ModelStatistics:
-        """What this server process has run of it."""
+        """What this server process has run of it; the supervisor adds up what all of them have."""
         return self.counted
 
     def work(self) -> Mapping[str, int]:
@@ -145,4 +146,5 @@ def _bound(model: TensorModel) -> Bound:
         Signature(config),
         {tensor.name: tensor.dims for tensor in config.input},
         config.model_transaction_policy.decoupled,
+        model if isinstance(model, Holdable) else None,
     )

@@ -82,6 +82,7 @@ class Run:
         Raises `ServingError` where the first is refused; where another one is, whoever reads hears of it.
         """
         given = {tensor.name: tensor for tensor in self._request.inputs}
+        self._hold(1)
         try:
             for name in (*given, *(name for name in optional if name not in given)):
                 self._put(name, 0, Value(given.get(name), self._batch))
@@ -307,3 +308,10 @@ class Run:
         settle, self._settle = self._settle, None
         if settle is not None:
             settle(outcome)
+            self._hold(-1)
+
+    def _hold(self, change: int) -> None:
+        """Until its end a request may have steps to go in any of its models."""
+        for bound in self._bound.values():
+            if bound.held is not None:
+                bound.held.held += change

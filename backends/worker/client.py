@@ -35,6 +35,7 @@ class WorkerModel:
     ) -> None:
         self.config = config
         self.capabilities = capabilities
+        self.held = 0
         self._endpoints = endpoints
         self._models = models
         self._seen: tuple[Endpoint, ...] = ()
@@ -86,7 +87,7 @@ class WorkerModel:
     def work(self) -> Mapping[str, int]:
         counts: dict[str, int] = {}
         for upstream in (*self._upstreams.values(), *self._retired):
-            counts[upstream.address] = counts.get(upstream.address, 0) + len(upstream.requests)
+            counts[upstream.address] = counts.get(upstream.address, 0) + len(upstream.requests) + self.held
         return counts
 
     def connections(self) -> tuple[int, int]:

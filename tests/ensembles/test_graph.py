@@ -428,3 +428,14 @@ async def test_requests_are_counted_by_their_outcome_and_rows() -> None:
     assert (statistics.inference_stats.success.count, statistics.inference_stats.fail.count) == (1, 1)
     assert list(statistics.batch_stats) == [2]
     assert statistics.failures == {"OTHER": 1}
+
+
+async def test_models_are_held_until_the_end_of_a_request() -> None:
+    last = mapping("last", lambda n: n)
+    last.held = 0
+    chain = ensemble_config(*X_TO_Y, step("m", {"IN": "X"}, {"OUT": "t"}), step("last", {"IN": "t"}, {"OUT": "Y"}))
+    responses = ensemble(chain, mapping("m", lambda n: n), last).infer(InferRequest("ens", [numbers("X", 1)]))
+    assert last.held == 1
+    assert (await anext(responses)).final
+    await responses.aclose()
+    assert last.held == 0
