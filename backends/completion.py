@@ -49,7 +49,10 @@ def complete(fields: Fields, name: str, version: Path | None, gpus: Sequence[int
     if latest is not None:
         latest["num_versions"] = latest.get("num_versions") or 1
     _complete_batching(fields)
-    if "ensemble_scheduling" not in fields:
+    if "ensemble_scheduling" in fields:
+        if not fields["ensemble_scheduling"].get("max_inflight_requests"):
+            fields["ensemble_scheduling"].pop("max_inflight_requests", None)  # unset, it is in no answer of Triton's
+    else:
         _complete_optimization(fields)
         _complete_groups(fields, gpus)
 
