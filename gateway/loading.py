@@ -123,7 +123,7 @@ class Place:
         self.changed = changed
         self.patience = Patience(interval_seconds=settings.health_interval, max_restarts=settings.max_restarts)
         self.runtime_dir = runtime_dir
-        self.worker_environment = {OPTIONS_VARIABLE: msgspec.json.encode(_options(settings)).decode()}
+        self.worker_environment = {OPTIONS_VARIABLE: msgspec.json.encode(_options(settings, runtime_dir)).decode()}
         self._generations = itertools.count(1)
 
     def generation(self) -> int:
@@ -329,8 +329,10 @@ def cause(error: ServingError) -> str:
     return f"{'Invalid argument' if isinstance(error, InvalidRequest) else 'Internal'}: {error.message}"
 
 
-def _options(settings: Settings) -> Options:
+def _options(settings: Settings, runtime_dir: str) -> Options:
     return Options(
         cache_bytes=int(settings.cache_config.rpartition("=")[2] or 0),
         completes=not settings.disable_auto_complete_config,
+        resources_path=str(Path(runtime_dir) / "resources") if settings.rate_limit != "off" else "",
+        resources=settings.rate_limit_resource,
     )

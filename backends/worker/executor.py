@@ -11,7 +11,7 @@ from typing import Protocol
 from backends.config import ModelConfig
 from backends.errors import Code, InferenceError
 from backends.tensors import Buffer, Tensor
-from backends.worker.batcher import Batch, Entry, scheduler_for
+from backends.worker.batcher import Batch, Entry, Scheduler
 from backends.worker.cache import Cache, key_of
 from backends.worker.counters import Counters, Reason
 from backends.worker.frames import heads, tensors
@@ -63,12 +63,14 @@ class Request:
 class Executor:
     """The requests of one model. Everything happens in the event loop's thread, and nothing here waits."""
 
-    def __init__(self, config: ModelConfig, instances: int, counters: Counters, cache: Cache | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, scheduler: Scheduler, counters: Counters, cache: Cache | None = None
+    ) -> None:
         self.counters = counters
         self._refusal: InferenceError | None = None
         self._drained = asyncio.Event()
         self._config = config
-        self._scheduler = scheduler_for(config, instances)
+        self._scheduler = scheduler
         self._has_batches = config.max_batch_size > 0
         self._is_decoupled = config.model_transaction_policy.decoupled
         self._is_idempotent = config.parameters.get("idempotent") == "true"

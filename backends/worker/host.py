@@ -19,13 +19,15 @@ import uvloop
 
 from backends.config import ModelConfig
 from backends.statistics import ModelStatistics
+from backends.worker.batcher import scheduler_for
 from backends.worker.cache import Cache
 from backends.worker.connection import Answer, Desk, Greeting
 from backends.worker.counters import Counters
 from backends.worker.executor import Executor
-from backends.worker.instances import Instances, Program
+from backends.worker.instances import Instances, Program, places
 from backends.worker.messages import Status
 from backends.worker.options import Options, read_environment
+from backends.worker.resources import limited
 
 
 class Host:
@@ -33,7 +35,7 @@ class Host:
 
     def __init__(self, config: ModelConfig, options: Options, program: Program) -> None:
         self._counters = Counters()
-        self._cache_bytes = options.cache_bytes
+        self._options = options
         self._is_stopping = False
         self._desk = Desk(self._answer, self._statistics)
         self._instances = Instances(config, program, self._open, self._desk.calls)
@@ -64,8 +66,13 @@ class Host:
             await executor.drain()
 
     def _open(self, config: ModelConfig, instances: int) -> Executor:
-        cache = Cache(self._cache_bytes) if config.response_cache.enable and self._cache_bytes else None
-        self._desk.executor = executor = Executor(config, instances, self._counters, cache)
+        cache_bytes = self._options.cache_bytes
+        cache = Cache(cache_bytes) if config.response_cache.enable and cache_bytes else None
+        scheduler = scheduler_for(config, instances)
+        options = self._options
+        if options.resources_path:
+            scheduler = limited(scheduler, places(config), options.resources_path, options.resources)
+        self._desk.executor = executor = Executor(config, scheduler, self._counters, cache)
         return executor
 
     def _announce(self) -> None:

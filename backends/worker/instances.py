@@ -117,7 +117,7 @@ class Instances:
             try:
                 self.executor = self._open(self.config, self._count)
             except InvalidRequest as error:
-                raise LoadFailed(error.message) from error
+                raise LoadFailed(f"Invalid argument: {error.message}") from error
             completed.set_result(None)
         await instance.loaded()
         assert self.executor is not None
@@ -186,7 +186,7 @@ def places(config: ModelConfig) -> Iterator[Place]:
         kind = group.kind if group.kind != "KIND_AUTO" else ("KIND_CPU" if devices == [-1] else "KIND_GPU")
         for device in devices:
             for copy in range(group.count):
-                yield Place(f"{prefix}_{copy}", kind.removeprefix("KIND_"), device)
+                yield Place(f"{prefix}_{copy}", kind.removeprefix("KIND_"), device, group.rate_limiter)
 
 
 def _devices(config: ModelConfig, name: str, group: InstanceGroup) -> list[int]:

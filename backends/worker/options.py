@@ -22,10 +22,16 @@ _VARIABLE_LIMIT_BYTES = 128 * 1024 - 64
 
 
 class Options(msgspec.Struct, frozen=True):
-    """`cache_bytes` is the size of the response cache, 0 for none; `completes`: the configuration from the model."""
+    """`cache_bytes` is the size of the response cache, 0 for none; `completes`: the configuration from the model.
+
+    `resources_path` is where hosts count what instances share, empty where the rate limiter is off; `resources` is
+    what there is of it, as `--rate-limit-resource` has it.
+    """
 
     cache_bytes: int = 0
     completes: bool = True
+    resources_path: str = ""
+    resources: tuple[str, ...] = ()
 
 
 def environment(config: ModelConfig, options: Options | None = None) -> dict[str, str]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from backends.config import RateLimiter
 from backends.worker.calls import Call
 from backends.worker.executor import Request
 from backends.worker.link import Link
@@ -31,11 +32,12 @@ class LoadFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One instance of `instance_group`: Triton's name of it, and the device it is for (-1: the CPU)."""
+    """One instance of `instance_group`: Triton's name of it, the device it is for (-1: the CPU), what it shares."""
 
     name: str
     kind: str
     device: int
+    limiter: RateLimiter | None = None
 
 
 class Owner(Protocol):

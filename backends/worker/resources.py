@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -118,20 +118,35 @@ class Ledger:
         return max(share.needs.get(key, 0) for share in shares.values()) if limit is None else limit
 
 
+class Sharing(Protocol):
+    """An instance: the resources that it needs, and the device that it runs on (-1: the CPU)."""
+
+    @property
+    def limiter(self) -> RateLimiter | None: ...
+    @property
+    def device(self) -> int: ...
+
+
+def limited(scheduler: Scheduler, instances: Iterable[Sharing], path: str, limits: Sequence[str]) -> Scheduler:
+    """The scheduler with what its instances share heeded, if they share anything. Raises `InvalidRequest`."""
+    found = list(instances)
+    if not any(instance.limiter is not None and instance.limiter.resources for instance in found):
+        return scheduler
+    return Limited(scheduler, found, Ledger(path, limits))
+
+
 class Limited:
     """A scheduler whose batches run when their instance has the resources that it needs."""
 
-    def __init__(
-        self, scheduler: Scheduler, limiters: Sequence[RateLimiter], devices: Sequence[int], ledger: Ledger
-    ) -> None:
-        """One limiter and one device (-1: the CPU) for each instance. Raises `InvalidRequest`."""
+    def __init__(self, scheduler: Scheduler, instances: Sequence[Sharing], ledger: Ledger) -> None:
+        """Raises `InvalidRequest` for what there never will be enough of."""
         self._inner = scheduler
         self.ordering = scheduler.ordering
         self.states = scheduler.states
-        self._needs = [_need(limiter, device) for limiter, device in zip(limiters, devices, strict=True)]
-        self._weights = [max(1, limiter.priority) for limiter in limiters]
-        self._executions = [0] * len(limiters)
-        self._holds = [False] * len(limiters)
+        self._needs = [_need(instance) for instance in instances]
+        self._weights = [_weight(instance) for instance in instances]
+        self._executions = [0] * len(instances)
+        self._holds = [False] * len(instances)
         self._look_again_ns: int | None = None
         self._ledger = ledger
         ledger.register(self._needs)
@@ -188,12 +203,17 @@ class Limited:
             self._ledger.release(self._needs[instance])
 
 
-def _need(limiter: RateLimiter, device: int) -> dict[str, int]:
+def _need(instance: Sharing) -> dict[str, int]:
     # Triton counts what is not global by device, and the CPU as device 0.
+    device = max(instance.device, 0)
     return {
-        resource.name if resource.is_global else f"{resource.name}@{max(device, 0)}": resource.count
-        for resource in limiter.resources
+        resource.name if resource.is_global else f"{resource.name}@{device}": resource.count
+        for resource in (instance.limiter.resources if instance.limiter is not None else ())
     }
+
+
+def _weight(instance: Sharing) -> int:
+    return 1 if instance.limiter is None else max(1, instance.limiter.priority)
 
 
 def _goes_first(other: Share, need: dict[str, int], score: int, free: dict[str, int], now_ns: int) -> bool:

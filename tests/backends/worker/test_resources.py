@@ -10,7 +10,8 @@ import pytest
 from backends.config import RateLimiter
 from backends.errors import InvalidRequest
 from backends.worker.batcher import scheduler_for
-from backends.worker.resources import POLL_NS, Ledger, Limited
+from backends.worker.process import Place
+from backends.worker.resources import POLL_NS, Ledger, Limited, limited
 from tests.backends.worker.scheduled import MS, add, config, names
 
 R, S = {"name": "R"}, {"name": "S"}
@@ -25,7 +26,7 @@ def host(tmp_path):
         limiter = msgspec.convert({"resources": resources, "priority": priority}, RateLimiter)
         scheduler = scheduler_for(config(**fields), instances)
         ledger = Ledger(str(tmp_path / "resources"), limits, pid)
-        return Limited(scheduler, [limiter] * instances, [device] * instances, ledger)
+        return Limited(scheduler, [Place("m", "CPU", device, limiter)] * instances, ledger)
 
     return make
 
@@ -63,11 +64,11 @@ def test_hosts_take_turns_by_their_executions_and_priorities(host):
     add(other, 0, *"bbbbbb")
     ran = ""
     for now_ns in range(0, 9 * MS, MS):
-        for limited in (one, other, one, other):
-            batch = limited.take(0, now_ns)
+        for turn in (one, other, one, other):
+            batch = turn.take(0, now_ns)
             if batch is not None:
-                assert (one if limited is other else other).take(0, now_ns) is None
-                limited.done(0, batch, now_ns)
+                assert (one if turn is other else other).take(0, now_ns) is None
+                turn.done(0, batch, now_ns)
                 ran += names(batch)
                 break
     assert ran.count("a") == 6
@@ -88,9 +89,9 @@ def test_who_stopped_waiting_holds_nobody_up(host):
 
 def test_devices_have_resources_of_their_own_unless_they_are_global(host):
     first, second = host(R, device=0), host(R, pid=OTHER, device=1)
-    for limited in (first, second):
-        add(limited, 0, "a")
-        assert names(limited.take(0, 0)) == "a"
+    for one in (first, second):
+        add(one, 0, "a")
+        assert names(one.take(0, 0)) == "a"
 
 
 def test_global_resources_are_the_same_on_all_devices(host):
@@ -168,3 +169,15 @@ def test_a_model_that_needs_more_than_there_will_be_does_not_load(host, limits, 
 def test_what_is_no_count_of_a_resource_is_refused(host, text):
     with pytest.raises(InvalidRequest, match=f"rate_limit_resource is '{text}', not NAME:COUNT or NAME:COUNT:DEVICE"):
         host(limits=[text])
+
+
+def test_instances_that_share_nothing_are_not_limited(tmp_path):
+    scheduler = scheduler_for(config(), 1)
+    path = tmp_path / "resources"
+    assert limited(scheduler, [Place("m", "CPU", -1)], str(path), ()) is scheduler
+    assert not path.exists()
+    shared = limited(
+        scheduler, [Place("m", "CPU", -1, msgspec.convert({"resources": [R]}, RateLimiter))], str(path), ()
+    )
+    assert shared is not scheduler
+    assert path.exists()
