@@ -28,12 +28,15 @@ T = TypeVar("T")
 
 
 class Share(msgspec.Struct):
-    """What one host needs at most, holds now and waits for. `waits_ns` is until when it waits, if it is alive."""
+    """What one host needs at most, holds now and waits for. `waits_ns` is until when it waits, if it is alive.
+
+    The first of those that wait has the lowest `turn`: its score, and since when it waits.
+    """
 
     needs: dict[str, int] = {}
     held: dict[str, int] = {}
     wanted: dict[str, int] = {}
-    score: int = 0
+    turn: tuple[int, int] = (0, 0)
     waits_ns: int = 0
 
 
@@ -71,14 +74,15 @@ class Ledger:
         self._change(tell)
 
     def acquire(self, need: dict[str, int], score: int, now_ns: int) -> bool:
-        """Hold what an execution needs, if all of it is free and nobody with a lower score waits for it."""
+        """Hold what an execution needs, if all of it is free and nobody waits for it whose turn is before."""
 
         def hold(shares: dict[str, Share], own: Share) -> bool:
             others = [share for share in shares.values() if share is not own]
             free = {key: self._count(key, shares) - _sum(key, shares) for key in _keys(shares)}
+            turn = (score, own.turn[1] if own.waits_ns > now_ns else now_ns)
             is_free = all(count <= free[key] for key, count in need.items())
-            if not is_free or any(_goes_first(other, need, score, free, now_ns) for other in others):
-                own.wanted, own.score, own.waits_ns = need, score, now_ns + _PATIENCE_NS
+            if not is_free or any(_goes_first(other, need, turn, free, now_ns) for other in others):
+                own.wanted, own.turn, own.waits_ns = need, turn, now_ns + _PATIENCE_NS
                 return False
             own.waits_ns = 0
             own.held = {key: own.held.get(key, 0) + need.get(key, 0) for key in own.held | need}
@@ -216,9 +220,9 @@ def _weight(instance: Sharing) -> int:
     return 1 if instance.limiter is None else max(1, instance.limiter.priority)
 
 
-def _goes_first(other: Share, need: dict[str, int], score: int, free: dict[str, int], now_ns: int) -> bool:
+def _goes_first(other: Share, need: dict[str, int], turn: tuple[int, int], free: dict[str, int], now_ns: int) -> bool:
     """Whether another host waits for some of the same, could have it now, and is to have it before."""
-    if other.waits_ns <= now_ns or other.score >= score or need.keys().isdisjoint(other.wanted):
+    if other.waits_ns <= now_ns or other.turn >= turn or need.keys().isdisjoint(other.wanted):
         return False
     return all(count <= free[key] for key, count in other.wanted.items())
 

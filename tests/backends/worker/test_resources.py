@@ -75,6 +75,18 @@ def test_hosts_take_turns_by_their_executions_and_priorities(host):
     assert ran.count("b") == 3
 
 
+def test_who_has_waited_longer_goes_first_where_all_else_is_equal(host):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        one, other, third = hosts = host(R), host(R, pid=OTHER), host(R, pid=process.pid)
+        for waiting in hosts:
+            add(waiting, 0, "a")
+        batch = one.take(0, 0)
+        assert [other.take(0, 1), third.take(0, 2)] == [None, None]
+        one.done(0, batch, 3)
+        assert third.take(0, 4) is None
+        assert names(other.take(0, 5)) == "a"
+
+
 def test_who_stopped_waiting_holds_nobody_up(host):
     one, other = host(R), host(R, pid=OTHER)
     add(one, 0, "a", "b", "c")
