@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -283,3 +284,29 @@ async def test_a_file_of_endpoints_that_is_wrong_changes_nothing(
 
         await eventually_async(told)
         assert running.endpoints("remote") == before
+
+
+async def test_in_poll_mode_the_repository_is_followed_and_what_failed_waits_for_a_change(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    folder = echo_repository(tmp_path / "models", {"m": {}, "bad": {"config": "max_batch_size: -1"}})
+    running = Running(folder, tmp_path / "run", model_control_mode="poll", repository_poll_secs=0.05)
+    await running.fleet.open()
+    tasks = [asyncio.create_task(running.publish()), asyncio.create_task(running.fleet.poll())]
+    try:
+        await running.becomes({"m-1-0": State.READY})
+        running.write("new")
+        await running.becomes({"new-1-0": State.READY}, "new")
+        assert running.state("bad") is State.FAILED
+        running.write("bad")
+        await running.becomes({"bad-1-0.1": State.READY}, "bad")
+        shutil.rmtree(folder / "new")
+
+        async def gone() -> bool:
+            return "new" not in {status.config.name for status in running.fleet.statuses()}
+
+        await eventually_async(gone, what="the end of a model that is gone")
+        assert running.endpoints() == {"m-1-0": State.READY}
+    finally:
+        for task in (*tasks, *running.fleet.tasks()):
+            task.cancel()
+        await asyncio.wait([*tasks, *running.fleet.tasks()])

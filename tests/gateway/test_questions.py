@@ -6,9 +6,20 @@ import asyncio
 
 import pytest
 
-from backends.errors import InvalidRequest, ModelNotFound, ModelNotReady, ServingError, Unavailable
-from gateway.questions import Questions, nobody
-from gateway.snapshot import Ask, Told
+from backends.errors import (
+    Code,
+    InferenceError,
+    InvalidRequest,
+    ModelNotFound,
+    ModelNotReady,
+    ServingError,
+    Unavailable,
+    UpstreamTimeout,
+)
+from gateway.choice import NoVersion
+from gateway.fleet import NotLoaded
+from gateway.questions import Questions, error_name, nobody
+from gateway.snapshot import Ask, LoadOrder, Told
 
 
 class Line:
@@ -44,6 +55,24 @@ async def test_an_error_comes_out_as_what_it_was(kind: type[ServingError]) -> No
     with pytest.raises(kind, match="no") as raised:
         await asking
     assert type(raised.value) is kind
+
+
+async def test_an_inference_error_keeps_its_code() -> None:
+    line = Line()
+    questions = Questions(line.send)
+    asking = asyncio.create_task(questions.ask("kserve_load", "m", LoadOrder("{}")))
+    await asyncio.sleep(0)
+    assert line.asked[0].order.config == "{}"
+    questions.told(Told(line.asked[0].id, error="InferenceError", message="no", status=Code.INVALID_ARG))
+    with pytest.raises(InferenceError, match="no") as raised:
+        await asking
+    assert raised.value.status is Code.INVALID_ARG
+
+
+def test_an_error_is_named_by_the_nearest_class_that_is_known_there() -> None:
+    assert error_name(NotLoaded("m", {})) == "ModelNotReady"
+    assert error_name(NoVersion("m")) == "InvalidRequest"
+    assert error_name(UpstreamTimeout("m")) == "ServingError"
 
 
 async def test_an_answer_that_nobody_waits_for_is_dropped() -> None:

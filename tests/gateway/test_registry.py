@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from backends.config import ModelConfig
 from backends.engine.replicas import EngineModel
-from backends.errors import InferenceError, InvalidRequest, ModelNotFound, ModelNotReady, UnsupportedOperation
+from backends.errors import Code, InferenceError, InvalidRequest, ModelNotFound, ModelNotReady, UnsupportedOperation
 from backends.model import Capability, Endpoint, Endpoints, Load, Models, OpenAIRequest, State
 from gateway.registry import Connect, Registry
 from gateway.snapshot import ModelStatus, Snapshot
@@ -308,3 +309,37 @@ def test_of_several_versions_the_last_one_is_meant_by_the_name(registry: Registr
     assert registry.version("a", 1).model is kinds.made[0]
     with pytest.raises(InferenceError, match="'a' version 3 is not found"):
         registry.version("a", 3)
+
+
+def test_the_last_version_that_is_ready_is_meant_before_one_that_is_not(registry: Registry) -> None:
+    def version(number: int, state: State) -> ModelStatus:
+        found = status("m", state)
+        return msgspec.structs.replace(found, config=msgspec.structs.replace(found.config, version=number))
+
+    registry.apply(snapshot(version(1, State.READY), version(2, State.FAILED)))
+    assert registry.version("m").status.config.version == 1
+    registry.apply(snapshot(version(1, State.READY), version(2, State.READY)))
+    assert registry.version("m").status.config.version == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "words", "code"),
+    [
+        ("nope", 0, "Request for unknown model: 'nope' is not found", Code.NOT_FOUND),
+        ("nope", 1, "Request for unknown model: 'nope' is not found", Code.NOT_FOUND),
+        ("garbled", 0, "Request for unknown model: 'garbled' is not found", Code.NOT_FOUND),
+        ("m", 7, "Request for unknown model: 'm' version 7 is not found", Code.NOT_FOUND),
+        ("m", 3, "Request for unknown model: 'm' version 3 is not at ready state", Code.UNAVAILABLE),
+        ("gone", 0, "Request for unknown model: 'gone' has no available versions", Code.NOT_FOUND),
+        ("gone", 1, "Request for unknown model: 'gone' version 1 is not at ready state", Code.UNAVAILABLE),
+        ("gone", 2, "Request for unknown model: 'gone' version 2 is not found", Code.NOT_FOUND),
+    ],
+)
+def test_what_is_not_there_is_told_as_triton_tells_it(
+    registry: Registry, name: str, version: int, words: str, code: Code
+) -> None:
+    garbled = msgspec.structs.replace(status("garbled", State.FAILED, address=""), is_known=False)
+    registry.apply(Snapshot((status("m"), garbled), True, {"m": (3,), "gone": (1,)}))
+    with pytest.raises(InferenceError) as raised:
+        registry.version(name, version)
+    assert (raised.value.message, raised.value.status) == (words, code)
