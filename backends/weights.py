@@ -47,10 +47,18 @@ class WeightFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sources: tuple[str, ...]
 
 
+class Export(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A script in the model folder that makes files of those that were fetched; `makes` are their paths."""
+
+    script: str
+    makes: tuple[str, ...]
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model folder's `weights.json`."""
 
     files: tuple[WeightFile, ...] = ()
+    export: Export | None = None
 
 
 class _Verified(msgspec.Struct, frozen=True):
@@ -70,10 +78,11 @@ def manifest(folder: Path) -> Manifest:
         return Manifest()
     except (OSError, msgspec.DecodeError) as error:
         raise WeightsError(f"failed to read {file}: {error}") from error
-    for weight in found.files:
-        path = PurePosixPath(weight.path)
-        if path.is_absolute() or ".." in path.parts or not weight.path:
-            raise WeightsError(f"failed to read {file}: the path {weight.path!r} leaves the model folder")
+    exported = () if found.export is None else (found.export.script, *found.export.makes)
+    for named in (*(weight.path for weight in found.files), *exported):
+        path = PurePosixPath(named)
+        if path.is_absolute() or ".." in path.parts or not named:
+            raise WeightsError(f"failed to read {file}: the path {named!r} leaves the model folder")
     return found
 
 
@@ -87,9 +96,10 @@ def pull(folder: Path, progress: Progress) -> list[str]:
 
     What is there is checked by size and sha256, once: a stamp beside the manifest remembers it. A file appears
     under its name only whole and checked. Two pulls of one folder wait for each other. Raises `WeightsError`
-    that lists why each source failed.
+    that lists why each source failed, or says why the export did.
     """
-    wanted = manifest(folder).files
+    told = manifest(folder)
+    wanted = told.files
     if not wanted:
         return []
     fetched: list[str] = []
@@ -107,7 +117,18 @@ def pull(folder: Path, progress: Progress) -> list[str]:
             status = target.stat()
             verified[weight.path] = _Verified(weight.sha256, status.st_size, status.st_mtime_ns)
             _write_stamp(folder, verified)
+        if told.export is not None and (fetched or not all((folder / made).exists() for made in told.export.makes)):
+            _export(folder, told.export)
+            fetched += told.export.makes
     return fetched
+
+
+def _export(folder: Path, export: Export) -> None:
+    argv = [sys.executable, str(folder / export.script)]
+    ended = subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    if ended.returncode:
+        lines = ended.stderr.strip().splitlines() or [f"it ended with {ended.returncode}"]
+        raise WeightsError(f"{folder / export.script} failed: {lines[-1]}")
 
 
 def _has_size(file: Path, size_bytes: int) -> bool:

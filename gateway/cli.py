@@ -173,6 +173,28 @@ def chat(
     raise typer.Exit(hold(_server(url, api_key, _ours()), model, system=system, max_tokens=max_tokens))
 
 
+@app.command()
+def classify(
+    images: Annotated[list[Path], typer.Argument(help="Image files.", exists=True, dir_okay=False)],
+    model: Annotated[str, typer.Option("-m", "--model-name", help="Name of the model.")],
+    classes: Annotated[int, typer.Option("-c", "--classes", min=1, help="How many labels of each image.")] = 1,
+    scaling: Annotated[
+        Literal["NONE", "INCEPTION", "VGG"], typer.Option("-s", "--scaling", help="What is done with the pixels.")
+    ] = "NONE",
+    protocol: Annotated[
+        Literal["http", "grpc"], typer.Option("-i", "--protocol", help="How the server is asked.", case_sensitive=False)
+    ] = "http",
+    url: Url = "",
+    api_key: Key = "",
+) -> None:
+    """Classify images by a model of a running server: its best labels, as Triton's image_client prints them."""
+    from gateway.classify import classify as run
+
+    ours = _ours()
+    address = (url or f"{_local(ours)}:{ours.grpc_port}") if protocol == "grpc" else ""
+    run(_server("" if address else url, api_key, ours), address, model, images, classes=classes, scaling=scaling)
+
+
 @models.command("list")
 def list_models(
     url: Url = "", api_key: Key = "", model_repository: Repositories = None, model_config_name: ConfigName = ""
@@ -270,5 +292,10 @@ def _ours(model_repository: list[str] | None = None, model_config_name: str = ""
 
 
 def _server(url: str, key: str, ours: Settings) -> Server:
+    return Server(url or f"http://{_local(ours)}:{ours.http_port}", key)
+
+
+def _local(ours: Settings) -> str:
+    """Where a server here is reached, as an address is written."""
     host = "127.0.0.1" if ours.host in {"0.0.0.0", "::"} else ours.host
-    return Server(url or f"http://{f'[{host}]' if ':' in host else host}:{ours.http_port}", key)
+    return f"[{host}]" if ":" in host else host

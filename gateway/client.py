@@ -40,17 +40,17 @@ class Server:
         """The decoded JSON at `path`. Raises `ServerError`."""
         return self._exchange("GET", path)
 
-    def post(self, path: str) -> Any:
-        """The decoded JSON that answers a POST without a body; it may take as long as a model takes to load.
+    def post(self, path: str, body: bytes | None = None, *, head_bytes: int = 0) -> Any:
+        """The decoded JSON that answers a POST; it may take as long as a model takes to load.
 
-        Raises `ServerError`.
+        A body of tensors in binary has a head of JSON, of so many bytes. Raises `ServerError`.
         """
-        return self._exchange("POST", path)
+        return self._exchange("POST", path, body, head_bytes)
 
-    def _exchange(self, method: str, path: str) -> Any:
+    def _exchange(self, method: str, path: str, body: bytes | None = None, head_bytes: int = 0) -> Any:
         connection = self._connect()
         try:
-            return json.loads(self._ask(connection, method, path).read())
+            return json.loads(self._ask(connection, method, path, body, head_bytes).read())
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise ServerError(f"{self.url} broke off: {error}") from error
         finally:
@@ -84,9 +84,16 @@ class Server:
         return connection
 
     def _ask(
-        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None = None
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        head_bytes: int = 0,
     ) -> http.client.HTTPResponse:
         headers = {"content-type": "application/json", **self._headers} if body else self._headers
+        if head_bytes:
+            headers = {**self._headers, "inference-header-content-length": str(head_bytes)}
         connection.request(method, self._prefix + path, body, headers)
         response = connection.getresponse()
         if response.status != http.client.OK:

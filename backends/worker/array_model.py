@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from backends.config import ModelConfig
 from backends.errors import Code, InferenceError
-from backends.tensors import DATATYPE_OF_TYPE, Tensor
+from backends.tensors import DATATYPE_OF_TYPE
 from backends.worker.arrays import DTYPES, Array, to_array, to_tensor
 from backends.worker.exchange import Answer, Request
 from backends.worker.frames import heads
@@ -29,38 +28,23 @@ class Session(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """An output of a run as the configuration has it; `shape` is what the model itself makes of `dims`, if not that."""
-
-    name: str
-    datatype: str
-    dims: tuple[int, ...] = ()
-    shape: tuple[int, ...] | None = None
-
-
 class ArrayModel:
-    """An `Executable` over a `Session`, by the inputs and outputs of a complete configuration."""
+    """An `Executable` over a `Session`, by the inputs and outputs of a complete configuration.
+
+    Shapes are those that the model sees: a `reshape` has happened before, and is undone afterwards, elsewhere.
+    """
 
     def __init__(self, config: ModelConfig, session: Session) -> None:
         self._session = session
         self._name = config.name
         self._is_batched = config.max_batch_size > 0
-        self._inputs = {entry.name: entry for entry in config.input}
-        self._outputs = {
-            entry.name: _Result(
-                entry.name,
-                DATATYPE_OF_TYPE[entry.data_type],
-                entry.dims,
-                entry.reshape.shape if entry.reshape else None,
-            )
-            for entry in config.output
-        }
+        self._ragged = frozenset(entry.name for entry in config.input if entry.allow_ragged_batch)
+        self._datatypes = {entry.name: DATATYPE_OF_TYPE[entry.data_type] for entry in config.output}
         states = config.sequence_batching.state if config.sequence_batching is not None else ()
         for state in states:
-            self._outputs.setdefault(state.output_name, _Result(state.output_name, DATATYPE_OF_TYPE[state.data_type]))
+            self._datatypes.setdefault(state.output_name, DATATYPE_OF_TYPE[state.data_type])
         self._states = tuple(state.output_name for state in states)
-        self._all = tuple(self._outputs)
+        self._all = tuple(self._datatypes)
 
     def execute(self, requests: Sequence[Request]) -> Sequence[Answer]:
         """Run the batch at once; where that fails, each member by itself, so that one bad member fails alone."""
@@ -83,24 +67,22 @@ class ArrayModel:
     def _run(self, requests: Sequence[Request]) -> list[Answer]:
         asked = [self._asked(request) for request in requests]
         wanted = tuple(name for name in self._all if any(name in names for names in asked))
-        arrays = self._session.run(self._feeds(requests), wanted)
-        results = [(self._outputs[name], self._shaped(name, array)) for name, array in zip(wanted, arrays, strict=True)]
+        results = dict(zip(wanted, self._session.run(self._feeds(requests), wanted), strict=True))
+        for name, array in results.items():
+            dtype = DTYPES[self._datatypes[name]]
+            if dtype not in (array.dtype, object):
+                raise self._wrong(name, f"of {array.dtype} instead of {dtype}")
         if not self._is_batched:
-            return [_answer(requests[0], asked[0], results)]
+            return [self._answer(requests[0], asked[0], results)]
         counts = [rows(request) for request in requests]
-        total = sum(counts)
-        for result, array in results:
-            if not array.ndim or array.shape[0] != total:
-                raise InferenceError(
-                    f"model '{self._name}' gave output '{result.name}' of shape {list(array.shape)}"
-                    f" for a batch of {total}",
-                    Code.INTERNAL,
-                )
+        for name, array in results.items():
+            if array.shape[:1] != (sum(counts),):
+                raise self._wrong(name, f"of shape {list(array.shape)} for a batch of {sum(counts)}")
         answers: list[Answer] = []
         start = 0
         for request, names, count in zip(requests, asked, counts, strict=True):
-            part = [(result, array[start : start + count]) for result, array in results]
-            answers.append(_answer(request, names, part))
+            part = {name: array[start : start + count] for name, array in results.items()}
+            answers.append(self._answer(request, names, part))
             start += count
         return answers
 
@@ -119,29 +101,16 @@ class ArrayModel:
             raise InferenceError(f"the inputs do not fit together: {error}", Code.INVALID_ARG) from error
 
     def _joined(self, name: str, arrays: list[Array]) -> Array:
-        entry = self._inputs.get(name)
-        if entry is not None and entry.allow_ragged_batch and self._is_batched:
-            return arrays[0].reshape(-1) if len(arrays) == 1 else np.concatenate([array.ravel() for array in arrays])
-        array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-        return (
-            array if entry is None or entry.reshape is None else self._reshape(array, entry.dims, entry.reshape.shape)
-        )
+        if self._is_batched and name in self._ragged:
+            arrays = [array.reshape(-1) for array in arrays]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
-    def _reshape(self, array: Array, before: tuple[int, ...], after: tuple[int, ...]) -> Array:
-        """As Triton's `reshape`: variable dimensions keep their order and their sizes."""
-        batch = array.shape[: int(self._is_batched)]
-        sizes = iter([size for size, dim in zip(array.shape[len(batch) :], before, strict=True) if dim < 0])
-        return array.reshape(batch + tuple(next(sizes) if dim < 0 else dim for dim in after))
+    def _answer(self, request: Request, names: Sequence[str], results: Mapping[str, Array]) -> Answer:
+        outputs = [to_tensor(name, self._datatypes[name], array) for name, array in results.items() if name in names]
+        return Respond(request.head.id, heads(outputs)), outputs
 
-    def _shaped(self, name: str, array: Array) -> Array:
-        """An output in the type and the shape that the configuration says it has."""
-        result = self._outputs[name]
-        dtype = DTYPES[result.datatype]
-        if dtype not in (array.dtype, object):
-            raise InferenceError(
-                f"model '{self._name}' gave output '{name}' of {array.dtype} instead of {dtype}", Code.INTERNAL
-            )
-        return array if result.shape is None else self._reshape(array, result.shape, result.dims)
+    def _wrong(self, name: str, how: str) -> InferenceError:
+        return InferenceError(f"model '{self._name}' gave output '{name}' {how}", Code.INTERNAL)
 
 
 def rows(request: Request) -> int:
@@ -152,10 +121,3 @@ def rows(request: Request) -> int:
 
 def failure(request: Request, error: InferenceError) -> Answer:
     return Respond(request.head.id, error=error.status, message=error.message), ()
-
-
-def _answer(request: Request, names: Sequence[str], results: Sequence[tuple[_Result, Array]]) -> Answer:
-    outputs: list[Tensor] = [
-        to_tensor(result.name, result.datatype, array) for result, array in results if result.name in names
-    ]
-    return Respond(request.head.id, heads(outputs)), outputs

@@ -96,16 +96,6 @@ def test_ragged_inputs_are_laid_end_to_end():
     assert session.runs[0][0]["X"].tolist() == [1, 2, 3]
 
 
-def test_reshape_changes_what_the_model_sees_and_what_is_answered():
-    inputs = [{"name": "X", "data_type": "TYPE_INT32", "dims": [2, -1], "reshape": {"shape": [-1, 2, 1]}}]
-    outputs = [{"name": "Y", "data_type": "TYPE_INT32", "dims": [1], "reshape": {"shape": []}}]
-    session = Session(lambda feeds: {"Y": feeds["X"].sum(axis=(1, 2, 3), dtype=np.int32)})
-    given = tensor("X", np.arange(6, dtype=np.int32).reshape(1, 2, 3))
-    (answer,) = executed(model(session, input=inputs, output=outputs), request(given))
-    assert session.runs[0][0]["X"].shape == (1, 3, 2, 1)
-    assert arrays(answer)["Y"].tolist() == [[15]]
-
-
 def test_states_are_answered_whatever_outputs_are_asked_for():
     sequence = {"state": [{"input_name": "X", "output_name": "Z", "data_type": "TYPE_INT32", "dims": [1]}]}
     made = model(Session(), sequence_batching=sequence, output=TWO[:1])
