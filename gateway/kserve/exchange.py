@@ -77,12 +77,16 @@ class GrpcExchange:
         self._end(Status.UNAVAILABLE, reason)
 
     def received(self, data: Buffer, size_bytes: int) -> None:
+        self._credit_bytes += size_bytes
+        if self._credit_bytes > STREAM_WINDOW_BYTES:
+            self._connection.forget(self._stream, code=h2.FLOW_CONTROL_ERROR)
+            self.cancelled()
+            return
         try:
             self._messages.extend(self._deframer.take(data))
         except MessageError as error:
             self._end(error.status, error.reason)
             return
-        self._credit_bytes += size_bytes
         if self._unary is not None and len(self._messages) > 1:
             self._end(Status.UNIMPLEMENTED, "A unary call has one message.")
             return

@@ -32,6 +32,7 @@ _COPIED_BYTES = 8 * 1024
 # Of answers to a client that asks without reading them.
 _MOST_UNREAD_BYTES = 2 << 20
 _HANDSHAKE_SECONDS = 20.0
+_FAREWELL_SECONDS = 1.0
 
 
 class Exchange(Protocol):
@@ -41,7 +42,7 @@ class Exchange(Protocol):
     """How many bytes the client takes on this stream now; the connection adds, whoever sends subtracts."""
 
     def received(self, data: Buffer, size_bytes: int) -> None:
-        """Bytes of the body; `size_bytes` is what they take of the stream's window."""
+        """Bytes of the body; `size_bytes` is what they take of the stream's window, which is for this to keep."""
         ...
 
     def half_closed(self) -> None:
@@ -86,7 +87,6 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._output: Output
         self._decoder = HeaderDecoder(_HEAD_LIMIT_BYTES, read)
-        self._peer_window = _DEFAULT_WINDOW_BYTES
         self._rest = b""
         self._is_greeted = self._is_ended = False
         self._last_stream = 0
@@ -176,7 +176,6 @@ class Connection(asyncio.Protocol):
         if self._handshake is not None:
             self._handshake.cancel()
             self._handshake = None
-        self._peer_window = _CONNECTION_WINDOW_BYTES
         self.send(
             h2.settings(
                 {
@@ -246,9 +245,6 @@ class Connection(asyncio.Protocol):
             raise Http2Error(h2.FRAME_SIZE_ERROR, f"a frame of {size} bytes")
         if not 0 < stream <= self._last_stream:
             raise Http2Error(h2.PROTOCOL_ERROR, "data on a stream that was never opened")
-        self._peer_window -= size
-        if self._peer_window < 0:
-            raise Http2Error(h2.FLOW_CONTROL_ERROR, "more data than there was room for")
         self._data_left, self._data_stream, self._data_ends = size, stream, bool(flags & h2.END_STREAM)
         if not size:
             self._take_data(b"", 0)
@@ -257,7 +253,6 @@ class Connection(asyncio.Protocol):
         """Bytes of the frame that is being read; the end of the stream with its last ones."""
         self._taken_bytes += size_bytes
         if self._taken_bytes >= _CONNECTION_WINDOW_BYTES // 2:
-            self._peer_window += self._taken_bytes
             self.send(h2.window_update(0, self._taken_bytes))
             self._taken_bytes = 0
         exchange = self.streams.get(self._data_stream)
@@ -304,9 +299,9 @@ class Connection(asyncio.Protocol):
             raise Http2Error(h2.COMPRESSION_ERROR, str(error)) from error
         exchange = self.streams.get(stream)
         if stream > self._last_stream:
+            self._last_stream = stream
             if self._goes_away:
                 return
-            self._last_stream = stream
             if self.busy >= _MOST_STREAMS:
                 self.send(h2.rst_stream(stream, h2.REFUSED_STREAM))
                 return
@@ -393,3 +388,4 @@ class Connection(asyncio.Protocol):
         if self._is_greeted:
             self.send(h2.goaway(self._last_stream, error.code, error.reason))
         self.close()
+        self._loop.call_later(_FAREWELL_SECONDS, self._output.abort)  # it may not be read

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tritonclient.grpc import service_pb2 as pb
+
 from backends.config import Input, ModelConfig, Output, TransactionPolicy
 from backends.errors import Code, InferenceError
 from backends.model import Endpoints, InferRequest, InferResponse, Models, State
@@ -154,3 +156,11 @@ def plane_of(**settings: Any) -> tuple[Plane, DataPlane, dict[str, Model]]:
         Telemetry(registry.connections, NoLog()),
     )
     return plane, DataPlane(registry), models
+
+
+def identity_request(elements: int) -> bytes:
+    """The bytes of a `ModelInferRequest` to `identity` with so many elements."""
+    request = pb.ModelInferRequest(model_name="identity")
+    request.inputs.add(name="INPUT0", datatype="FP32", shape=(elements,))
+    request.raw_input_contents.append(bytes(4 * elements))
+    return request.SerializeToString()
