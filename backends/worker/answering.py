@@ -140,8 +140,8 @@ class Answering:
         """Ask the model. What is refused before it works on it is worded as Triton words it."""
         try:
             model = self._models.tensor(infer.model, max(infer.version, 0))
-        except ModelNotFound as error:
-            raise InferenceError(_NOT_READY.format(infer.model), Code.NOT_FOUND) from error
+        except ServingError as error:
+            raise InferenceError(_NOT_READY.format(infer.model), _code(error)) from error
         if not model.ready():
             raise InferenceError(_NOT_READY.format(infer.model), Code.UNAVAILABLE)
         if infer.single and model.config.model_transaction_policy.decoupled:

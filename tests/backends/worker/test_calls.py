@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from backends.errors import Code
+from backends.errors import Code, InferenceError
+from backends.tensors import Buffer
 from backends.worker.client import WorkerModel
 from tests.backends.worker.hosts import (
     STEADY,
@@ -63,6 +64,14 @@ class TritonPythonModel:
         does = json.loads(request.parameters())
         x = pb_utils.get_input_tensor_by_name(request, "X")
         passed = {key: does[key] for key in ("begun", "until") if key in does}
+        if "load" in does:
+            try:
+                pb_utils.load_model(does["load"], files={"file:1/model.py": b"source"}, config="{}")
+                pb_utils.unload_model(does["load"], unload_dependents=True)
+            except pb_utils.TritonModelException as error:
+                return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+            ready = [pb_utils.is_model_ready("steady"), pb_utils.is_model_ready("nobody")]
+            return pb_utils.InferenceResponse([pb_utils.Tensor("Y", np.array([ready], np.int32))])
         inner = pb_utils.InferenceRequest(
             model_name=does["model"], requested_output_names=["Y"], inputs=[x], parameters=passed
         )
@@ -80,7 +89,23 @@ class TritonPythonModel:
         y = pb_utils.get_output_tensor_by_name(response, "Y").as_numpy()
         return pb_utils.InferenceResponse([pb_utils.Tensor("Y", y + 1)])
 """
-"""One more than what `model` answers, or the sum of its answers where it is `decoupled`."""
+"""One more than what `model` answers, or the sum of its answers where it is `decoupled`; `load` is loaded."""
+
+
+class Control:
+    """A `ModelControl` that remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[object] = []
+        self.refusal = ""
+
+    async def load(self, name: str, config: str, files: Mapping[str, Buffer]) -> None:
+        if self.refusal:
+            raise InferenceError(self.refusal, Code.UNAVAILABLE)
+        self.asked.append((name, config, {key: bytes(data) for key, data in files.items()}))
+
+    async def unload(self, name: str, *, unload_dependents: bool) -> None:
+        self.asked.append((name, unload_dependents))
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +120,15 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Runnin
 
 
 @pytest.fixture
-async def models(hosts: dict[str, RunningHost]) -> AsyncIterator[dict[str, WorkerModel]]:
+def control() -> Control:
+    return Control()
+
+
+@pytest.fixture
+async def models(hosts: dict[str, RunningHost], control: Control) -> AsyncIterator[dict[str, WorkerModel]]:
     async with connected(hosts["steady"]) as steady, connected(hosts["repeating"]) as repeating:
         known = NoModels(steady=steady, repeating=repeating)
+        known.control = control
         async with connected(hosts["calling"], known) as calling:
             yield {"steady": steady, "repeating": repeating, "calling": calling}
 
@@ -126,7 +157,10 @@ async def test_a_model_calls_a_decoupled_one_from_thirty_two_requests_at_once(mo
 async def test_a_call_that_fails_tells_the_model_why(models: dict[str, WorkerModel]) -> None:
     unknown = (await answer(models["calling"], request(model="nobody"))).error
     assert unknown is not None
-    assert unknown.message == "Model nobody - Error when running inference: there is no nobody"
+    assert unknown.message == (
+        "Model nobody - Error when running inference: Failed for execute the inference request. Model 'nobody' is not"
+        " ready."
+    )
     decoupled = (await answer(models["calling"], request(model="repeating"))).error
     assert decoupled is not None
     assert decoupled.message == (
@@ -209,3 +243,24 @@ async def test_a_large_answer_to_a_call_passes_unchanged(models: dict[str, Worke
     numbers = np.arange(1_000_000, dtype=np.int32)
     response = await answer(models["calling"], request(numbers, model="steady"))
     assert values(response) == [(2 * numbers + 1).tolist()]
+
+
+async def test_a_model_loads_unloads_and_asks_after_models(models: dict[str, WorkerModel], control: Control) -> None:
+    assert values(await answer(models["calling"], request(load="new"))) == [[1, 0]]
+    assert control.asked == [("new", "{}", {"file:1/model.py": b"source"}), ("new", True)]
+
+
+async def test_a_model_is_told_why_it_may_not_load(models: dict[str, WorkerModel], control: Control) -> None:
+    control.refusal = "not now"
+    error = (await answer(models["calling"], request(load="new"))).error
+    assert error is not None
+    assert "not now" in error.message
+
+
+async def test_a_model_may_load_nothing_where_nobody_controls_models(
+    hosts: dict[str, RunningHost],
+) -> None:
+    async with connected(hosts["calling"]) as calling:
+        error = (await answer(calling, request(load="new"))).error
+        assert error is not None
+        assert "models cannot be loaded or unloaded from within a model here" in error.message
