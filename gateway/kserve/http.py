@@ -219,7 +219,7 @@ class KServe:
         if self._forwarded is not None:
             for name, value in exchange.scope["headers"]:
                 text = name.decode("latin-1")
-                if self._forwarded.fullmatch(text):
+                if self._forwarded.search(text):
                     request.parameters[text] = value.decode("latin-1")
 
 
