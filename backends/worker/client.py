@@ -136,4 +136,4 @@ class WorkerModel:
         for address, endpoint in wanted.items():
             if address not in self._upstreams:
                 self._upstreams[address] = Upstream(address, self.config.name, self._models, loop)
-            self._upstreams[address].is_expected = endpoint.state is State.READY
+            self._upstreams[address].expect(endpoint.state is State.READY)

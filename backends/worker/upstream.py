@@ -99,17 +99,14 @@ class HostResponses:
 
 
 class Upstream:
-    """One host. The connection is made again whenever it is lost, until `close`.
-
-    `is_expected`: the supervisor says that the host is ready, which is believed until it turns out not to be so.
-    """
+    """One host. The connection is made again whenever it is lost, until `close`."""
 
     def __init__(self, address: str, name: str, models: Models, loop: asyncio.AbstractEventLoop) -> None:
         self.address = address
         self.loop = loop
         self.requests: dict[int, HostResponses] = {}
         self.status: Status | None = None
-        self.is_expected = False
+        self._is_expected = False
         self._name = name
         self._path = address.removeprefix("unix:")
         self._answering = Answering(models, self.send, self.requests)
@@ -123,11 +120,17 @@ class Upstream:
         self._gone = asyncio.Event()
         self._task = loop.create_task(self._run())
 
+    def expect(self, is_expected: bool) -> None:
+        """Whether the supervisor says that the host is ready: believed until it turns out otherwise."""
+        if is_expected and not self._is_expected:
+            self._wake.set()
+        self._is_expected = is_expected
+
     @property
     def is_ready(self) -> bool:
         """Whether the host can take a request, as far as is known here."""
         status = self.status
-        return self.is_expected and not self._has_failed if status is None else status.ready
+        return self._is_expected and not self._has_failed if status is None else status.ready
 
     @property
     def is_connected(self) -> bool:
@@ -192,7 +195,7 @@ class Upstream:
             try:
                 _, link = await self.loop.create_unix_connection(lambda: Link(self), self._path)
             except OSError as error:
-                self._has_failed = self._has_failed or self.is_expected
+                self._has_failed = self._has_failed or self._is_expected
                 text = f"The model '{self._name}' cannot be reached: {error.strerror or error}."
                 self._fail(InferenceError(text, Code.UNAVAILABLE))
                 self._wake.clear()
