@@ -15,7 +15,19 @@ from backends.config import ModelConfig
 from backends.engine import naming
 from backends.engine.naming import Naming
 from backends.errors import Code, InferenceError, ModelNotFound, ModelNotReady, ServingError, UnsupportedOperation
-from backends.model import Capability, Counted, Endpoint, Endpoints, Load, Model, Models, OpenAIModel, State, TensorModel
+from backends.model import (
+    Capability,
+    Counted,
+    Endpoint,
+    Endpoints,
+    Load,
+    Model,
+    ModelControl,
+    Models,
+    OpenAIModel,
+    State,
+    TensorModel,
+)
 from backends.statistics import ModelStatistics
 from gateway.admission import Gate
 from gateway.snapshot import ModelStatus, Snapshot
@@ -62,6 +74,7 @@ class Registry:
         self._retired: list[Model] = []
         self._loads: Mapping[str, Load] = {}
         self.settled = False
+        self.control: ModelControl | None = None
         self.snapshot_number = 0
 
     def apply(self, snapshot: Snapshot) -> None:

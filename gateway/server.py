@@ -27,6 +27,7 @@ from gateway.counters import counters_for
 from gateway.decisions import DecisionLog
 from gateway.guest import GuestServer
 from gateway.kserve.dataplane import DataPlane
+from gateway.kserve.from_models import FromModels
 from gateway.kserve.grpc import GrpcServer
 from gateway.kserve.services import services
 from gateway.kserve.shared_state import SharedState
@@ -69,6 +70,7 @@ class ServerProcess:
         self._plane.cache_salt = CacheSalt.read(settings.cache_salt_file)
         self._plane.decisions = DecisionLog(settings.decision_log_size, prompts=settings.decision_log_prompts)
         self._plane.questions = Questions(channel.send)
+        registry.control = FromModels(self._plane)
         shared = None if settings.runtime_dir is None else settings.runtime_dir / "kserve.json"
         dataplane = DataPlane(registry, SharedState(shared))
         self._listener = listener
