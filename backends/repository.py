@@ -44,11 +44,13 @@ def load(
 
     With `config_name`, a model that has `configs/<config_name>.pbtxt` is read from it instead of `config.pbtxt`.
     Without `completes`, a model needs a configuration that is whole. A model that cannot be read is one `BrokenModel`
-    and spoils no other. Raises `InvalidRequest` when a repository is not a directory.
+    and spoils no other; one whose weights nobody has fetched is left out. Raises `InvalidRequest` when a repository is
+    not a directory.
     """
     models: list[ModelConfig | BrokenModel] = []
-    for name in folders(paths):
-        models.extend(load_one(paths, name, config_name, completes=completes))
+    for name, places in folders(paths).items():
+        if not all(map(_waits_for_weights, places)):
+            models.extend(load_one(paths, name, config_name, completes=completes))
     return models
 
 
@@ -85,6 +87,11 @@ def folders(paths: Sequence[Path]) -> dict[str, list[Path]]:
             if folder.is_dir() and not folder.name.startswith("."):
                 found.setdefault(folder.name, []).append(folder.resolve())
     return dict(sorted(found.items()))
+
+
+def _waits_for_weights(folder: Path) -> bool:
+    """Whether a model has a manifest of weights and nothing of them, nor any other version."""
+    return (folder / "weights.json").is_file() and not any(_versions(folder))
 
 
 def completed(config: ModelConfig, document: str) -> ModelConfig:
@@ -129,6 +136,8 @@ def _read(
     chosen = _chosen(fields["version_policy"], present, is_ensemble=config.backend == "ensemble")
     if not chosen:
         there = f"it has {', '.join(map(str, present))}" if present else f"make a directory such as {folder / '1'}"
+        if _waits_for_weights(folder):
+            there = f"its weights are not fetched: tritium models pull {name}"
         return [
             BrokenModel(
                 name,

@@ -10,7 +10,7 @@ import pytest
 
 from backends.config import ModelConfig
 from backends.errors import InvalidRequest
-from backends.repository import BrokenModel, load
+from backends.repository import BrokenModel, load, load_one
 
 
 def add(repository: Path, name: str, config: str | None, *versions: str, **files: str) -> Path:
@@ -118,6 +118,16 @@ def test_a_configuration_that_is_not_text_is_named(tmp_path: Path) -> None:
 def test_a_model_without_versions_is_broken(tmp_path: Path) -> None:
     add(tmp_path, "m", 'backend: "echo"')
     assert "at least one version must be available" in reason(tmp_path)
+
+
+def test_a_model_whose_weights_nobody_fetched_is_left_out_unless_it_is_asked_for(tmp_path: Path) -> None:
+    folder = add(tmp_path, "m", 'backend: "echo"')
+    (folder / "weights.json").write_text("{}")
+    add(tmp_path, "n", 'backend: "echo"', "1")
+    assert [config.name for config in configs(tmp_path)] == ["n"]
+    (asked,) = load_one([tmp_path], "m")
+    assert isinstance(asked, BrokenModel)
+    assert asked.reason.endswith("its weights are not fetched: tritium models pull m")
 
 
 @pytest.mark.parametrize(

@@ -229,3 +229,43 @@ def test_a_wrong_manifest_says_what_is_wrong(tmp_path: Path, text: str, words: s
     (tmp_path / "weights.json").write_text(text)
     with pytest.raises(WeightsError, match=words):
         weights.pull(tmp_path, quiet)
+
+
+def exporting(folder: Path, script: str) -> Path:
+    (folder / "export.py").write_text(script)
+    told = json.loads((folder / "weights.json").read_text())
+    told["export"] = {"script": "export.py", "makes": ["1/made"]}
+    (folder / "weights.json").write_text(json.dumps(told))
+    return folder
+
+
+COPY = """
+from pathlib import Path
+here = Path(__file__).parent
+(here / "1").mkdir(exist_ok=True)
+(here / "1" / "made").write_bytes((here / "m").read_bytes()[:4])
+"""
+
+
+def test_what_was_fetched_is_exported_once(tmp_path: Path, hub: Hub) -> None:
+    hub.files["/o/r/resolve/main/m"] = DATA
+    folder = exporting(model(tmp_path, entry("m", DATA, "hf://o/r/m")), COPY)
+    assert weights.pull(folder, quiet) == ["m", "1/made"]
+    assert (folder / "1" / "made").read_bytes() == DATA[:4]
+    assert weights.pull(folder, quiet) == []
+    (folder / "1" / "made").unlink()
+    assert weights.pull(folder, quiet) == ["1/made"]
+
+
+def test_an_export_that_fails_says_why(tmp_path: Path, hub: Hub) -> None:
+    hub.files["/o/r/resolve/main/m"] = DATA
+    folder = exporting(model(tmp_path, entry("m", DATA, "hf://o/r/m")), "raise SystemExit('no room')")
+    with pytest.raises(WeightsError, match=r"export\.py failed: no room"):
+        weights.pull(folder, quiet)
+
+
+def test_an_export_leaves_the_model_folder_alone(tmp_path: Path) -> None:
+    told = {"files": [], "export": {"script": "../export.py", "makes": []}}
+    (tmp_path / "weights.json").write_text(json.dumps(told))
+    with pytest.raises(WeightsError, match="leaves the model folder"):
+        weights.pull(tmp_path, quiet)
