@@ -190,14 +190,14 @@ class BlockingLink:
     def receive(self) -> tuple[Message, memoryview]:
         """The next message and its payload. Raises `EOFError` when the other end is gone, `FrameError`."""
         while not self._waiting:
-            self._take(self._socket.recv_into(self._decoder.buffer()))
+            self._read(0)
         return self._waiting.pop()
 
     def poll(self) -> tuple[Message, memoryview] | None:
         """As `receive`, of what has come by now; None where no whole frame has."""
         while not self._waiting:
             try:
-                self._take(self._socket.recv_into(self._decoder.buffer(), 0, socket.MSG_DONTWAIT))
+                self._read(socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return None
         return self._waiting.pop()
@@ -225,7 +225,11 @@ class BlockingLink:
             if sent:
                 rest[0] = rest[0][sent:]
 
-    def _take(self, size_bytes: int) -> None:
+    def _read(self, flags: int) -> None:
+        try:
+            size_bytes = self._socket.recv_into(self._decoder.buffer(), 0, flags)
+        except ConnectionResetError:
+            size_bytes = 0  # the other end left without having read everything
         if not size_bytes:
             raise EOFError
         self._waiting = self._decoder.received(size_bytes)
