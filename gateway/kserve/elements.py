@@ -83,7 +83,10 @@ def collect(name: str, datatype: str, data: list[Any]) -> tuple[bytes, int]:
             f"receiving {datatype} data via JSON is not supported. Please use the binary data format for input {name}",
             Code.INVALID_ARG,
         )
-    flat = list(_flattened(data))
+    try:
+        flat = list(_flattened(data))
+    except RecursionError as error:
+        raise InferenceError("Unable to parse 'data': Nested too deeply") from error
     if datatype == "BYTES":
         if not all(isinstance(text, str) for text in flat):
             raise InferenceError("Unable to parse JSON bytes array: attempt to access JSON non-string as string")

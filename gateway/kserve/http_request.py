@@ -88,12 +88,8 @@ def read_inference(body: Buffer, header_bytes: int | None, served: Served, regio
     data = view[len(body) if header_bytes is None else header_bytes :]
     try:
         return _read_usual(_decode_body(header), data)
-    except (_UnusualError, msgspec.DecodeError, ValueError, OverflowError, KeyError, InferenceError):
-        pass
-    try:
+    except (_UnusualError, msgspec.DecodeError, ValueError, OverflowError, KeyError, RecursionError, InferenceError):
         return _Reader(served, regions, data).read(decode(header))
-    except RecursionError as error:
-        raise InferenceError("failed to parse the request JSON buffer: Nested too deeply. at 0") from error
 
 
 def _read_raw(body: Buffer, served: Served) -> Inference:
