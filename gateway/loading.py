@@ -46,6 +46,8 @@ _BEST_FIRST = (
     State.STOPPED,
     State.FAILED,
 )
+# Routes by which servers of other people say that they can serve, by the kind of model.
+_READINESS = {"kserve": "/v2/health/ready"}
 _GONE = {State.DRAINING, State.STOPPED, State.FAILED}
 
 
@@ -305,7 +307,8 @@ def _remote(model: LoadedModel, before: LoadedModel | None, place: Place) -> lis
         endpoint = known.get(address.url)
         if endpoint is None:
             name = f"{config.name}-{config.version}-{address.url.partition('://')[2]}"
-            endpoint = RemoteEndpoint(name, address.url, config.name, place.changed, place.patience)
+            readiness = _READINESS.get(config.backend)
+            endpoint = RemoteEndpoint(name, address.url, config.name, place.changed, place.patience, readiness)
         model.weights[endpoint.id] = address.weight
         found.append(endpoint)
     return found

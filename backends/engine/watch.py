@@ -102,15 +102,22 @@ class FailedForGoodError(Exception):
 
 
 class RemoteEndpoint:
-    """A server that someone else runs, watched; never started, never stopped, never given up."""
+    """A server that someone else runs, watched; never started, never stopped, never given up.
 
-    def __init__(self, id: str, address: str, name: str, changed: asyncio.Event, patience: Patience) -> None:
+    With `readiness`, that route must answer 200. Without it any answer below 500 is a sign of life: hosted servers
+    have no health route.
+    """
+
+    def __init__(
+        self, id: str, address: str, name: str, changed: asyncio.Event, patience: Patience, readiness: str | None = None
+    ) -> None:
         self.id = id
         self.address = address
         self.metrics: str | None = None
         self.status = Status(name, changed)
         self._name = name
         self._patience = patience
+        self._readiness = readiness
         self._probe = Probe(address)
 
     def drain(self) -> None:
@@ -118,17 +125,18 @@ class RemoteEndpoint:
         self.status.enter(State.DRAINING)
 
     async def run(self) -> None:
-        """Watch until cancelled. Any answer below 500 is a sign of life: hosted servers have no health route."""
+        """Watch until cancelled."""
         status, patience, probe = self.status, self._patience, self._probe
         failures = 0
         try:
             while True:
-                fault = await ask(probe, _REMOTE_HEALTH, patience.timeout_seconds, lambda code: code < 500)
+                fault = await ask(probe, self._readiness or _REMOTE_HEALTH, patience.timeout_seconds, self._is_alive)
                 if fault is None:
                     failures = 0
                     if status.state is not State.READY:
                         status.enter(State.READY)
-                        status.describe(await context_length(probe, patience.timeout_seconds))
+                        if self._readiness is None:
+                            status.describe(await context_length(probe, patience.timeout_seconds))
                 else:
                     failures += 1
                     if status.state is not State.READY or failures >= patience.unhealthy_after:
@@ -142,6 +150,9 @@ class RemoteEndpoint:
             probe.close()
             if status.state is not State.FAILED:
                 status.enter(State.STOPPED)
+
+    def _is_alive(self, code: int) -> bool:
+        return code < 500 if self._readiness is None else code == 200
 
 
 async def ask(probe: Probe, path: str, timeout_seconds: float, alive: Callable[[int], bool]) -> str | None:

@@ -330,3 +330,16 @@ async def test_a_remote_endpoint_is_unhealthy_while_it_is_down_and_ready_while_i
     await asyncio.wait((life,))
     assert is_(endpoint, State.STOPPED)()
     assert endpoint.status.restarts == 0
+
+
+async def test_a_remote_endpoint_with_a_route_of_readiness_is_ready_when_that_says_so(folder: Path) -> None:
+    endpoint = RemoteEndpoint(
+        "r-1-0", f"unix:{folder / 's'}", "remote", asyncio.Event(), HASTY, readiness="/v2/health/ready"
+    )
+    life = asyncio.create_task(endpoint.run())
+    async with server(folder / "s", 400):
+        await holds(lambda: endpoint.status.reason == "/v2/health/ready answered 400")
+    async with server(folder / "s", 200):
+        await holds(is_(endpoint, State.READY))
+    life.cancel()
+    await asyncio.wait((life,))
