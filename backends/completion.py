@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from backends import interface
+
 Fields = dict[str, Any]
 
 DEFAULT_FILENAMES: Mapping[str, str] = {
@@ -44,6 +46,7 @@ def complete(fields: Fields, name: str, version: Path | None, gpus: Sequence[int
     """
     fields["name"] = fields["name"] or name
     _complete_backend(fields, version)
+    interface.complete(fields)
     fields.setdefault("version_policy", {"latest": {"num_versions": 1}})
     latest = fields["version_policy"].get("latest")
     if latest is not None:

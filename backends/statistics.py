@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
+
+FIRST_RESPONSE_BOUNDS_MS = (100.0, 500.0, 2000.0, 5000.0)
+"""Upper bounds of the histogram of times to the first response, Triton's own."""
 
 
 class Duration(msgspec.Struct):
@@ -64,6 +69,33 @@ class ModelStatistics(msgspec.Struct):
     failures: dict[str, int] = {}
     pending: int = 0
     first_response_ms: dict[str, float] = {}
+
+    def settle(self, rows: int, ns: int, failure: str = "") -> None:
+        """Count a request of a model that has no queue of its own: all of its time is work. `failure` is its reason."""
+        stats = self.inference_stats
+        if failure:
+            stats.fail.add(ns)
+            self.failures[failure] = self.failures.get(failure, 0) + 1
+            return
+        self.last_inference_ms = time.time_ns() // 1_000_000
+        self.inference_count += rows
+        self.execution_count += 1
+        stats.success.add(ns)
+        stats.queue.add(0)
+        batches = self.batch_stats.get(rows)
+        if batches is None:
+            batches = self.batch_stats[rows] = BatchStatistics()
+        for counted in (stats, batches):
+            counted.compute_input.add(0)
+            counted.compute_infer.add(ns)
+            counted.compute_output.add(0)
+
+    def first_response(self, ns: int) -> None:
+        """A request of a decoupled model got its first response."""
+        milliseconds = ns / 1e6
+        bound = next((f"{bound:g}" for bound in FIRST_RESPONSE_BOUNDS_MS if milliseconds <= bound), "+Inf")
+        self.first_response_ms[bound] = self.first_response_ms.get(bound, 0) + 1
+        self.first_response_ms["sum"] = self.first_response_ms.get("sum", 0.0) + milliseconds
 
     def merge(self, other: ModelStatistics) -> None:
         """Add what another process counted."""

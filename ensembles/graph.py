@@ -10,7 +10,7 @@ from backends.engine.command import Command
 from backends.errors import Code, InferenceError, ServingError
 from backends.model import Capability, Endpoints, Holdable, InferRequest, Models, TensorModel
 from backends.signature import Signature
-from backends.statistics import BatchStatistics, ModelStatistics
+from backends.statistics import ModelStatistics
 from ensembles.execution import Bound, in_ensemble
 from ensembles.plan import Plan, plan
 from ensembles.run import Run
@@ -114,29 +114,11 @@ class Ensemble:
         return {(step.model, step.version) for step in self._plans[()].steps}
 
     def _settled(self, batch: int, began_ns: int, error: ServingError | None) -> None:
-        """Count a request. Triton's ensembles have no queue, and all their time is their steps'."""
-        took_ns = time.monotonic_ns() - began_ns
-        statistics = self.counted
+        failure = ""
         if error is not None:
-            statistics.inference_stats.fail.add(took_ns)
             is_cancelled = isinstance(error, InferenceError) and error.status is Code.CANCELLED
-            reason = "CANCELED" if is_cancelled else "OTHER"
-            statistics.failures[reason] = statistics.failures.get(reason, 0) + 1
-            return
-        rows = max(batch, 1)
-        statistics.last_inference_ms = time.time_ns() // 1_000_000
-        statistics.inference_count += rows
-        statistics.execution_count += 1
-        stats = statistics.inference_stats
-        stats.success.add(took_ns)
-        stats.queue.add(0)
-        stats.compute_input.add(0)
-        stats.compute_infer.add(took_ns)
-        stats.compute_output.add(0)
-        batches = statistics.batch_stats.setdefault(rows, BatchStatistics())
-        batches.compute_input.add(0)
-        batches.compute_infer.add(took_ns)
-        batches.compute_output.add(0)
+            failure = "CANCELED" if is_cancelled else "OTHER"
+        self.counted.settle(max(batch, 1), time.monotonic_ns() - began_ns, failure)
 
 
 def _bound(model: TensorModel) -> Bound:

@@ -14,6 +14,7 @@ import msgspec
 from backends.config import ModelConfig
 from backends.engine import naming
 from backends.engine.naming import Naming
+from backends.engine.replicas import EngineModel
 from backends.errors import Code, InferenceError, ModelNotFound, ModelNotReady, ServingError, UnsupportedOperation
 from backends.model import (
     Capability,
@@ -259,6 +260,8 @@ class Registry:
         parallelism = None if model is None else model.parallelism
         share = None if parallelism is None else parallelism / max(1, len(status.endpoints))
         gate = Gate(config.name, None, self._max_queue_size) if before is None else before.gate
+        if isinstance(model, EngineModel):
+            model.gate = gate
         return Entry(status, model, gate, endpoints, names, share)
 
     def _permits(self, entry: Entry) -> int | None:

@@ -10,11 +10,13 @@ from backends.config import ModelConfig
 from backends.engine.attempts import Attempts, Budget, whole_answer
 from backends.engine.continuation import Fields
 from backends.engine.hedge import Hedge
+from backends.engine.inference import Gate, Generation
 from backends.engine.policies import policy
 from backends.engine.replica import Replica, Replicas
 from backends.engine.routing import read
 from backends.errors import ModelNotReady
-from backends.model import Capability, Endpoints, Headers, OpenAIRequest, OpenAIResponse
+from backends.model import Capability, Endpoints, Headers, InferRequest, OpenAIRequest, OpenAIResponse
+from backends.statistics import ModelStatistics
 
 
 class Adapter(Protocol):
@@ -32,10 +34,11 @@ class Adapter(Protocol):
 
 
 class EngineModel:
-    """An `OpenAIModel` in front of the endpoints of one model.
+    """An `OpenAIModel`, and a `TensorModel`, in front of the endpoints of one model.
 
     `headers` go out with every request (a remote server's key, for instance). `parallelism` is how many requests
-    the endpoints run at once, None where nobody knows. Raises `InvalidRequest` for wrong routing parameters.
+    the endpoints run at once, None where nobody knows; inferences pass the `gate`, where one is set. Raises
+    `InvalidRequest` for wrong routing parameters.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class EngineModel:
         self.replicas = Replicas(config.name, endpoints, policy(self.routing), headers)
         self.budget = Budget(self.routing.retry_budget)
         self.hedge = Hedge()
+        self.counted = ModelStatistics()
+        self.gate: Gate | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def ready(self) -> bool:
@@ -79,6 +84,13 @@ class EngineModel:
         replica = replicas.next()
         request.route.endpoint = replica.endpoint.id
         return await self.send(replica, request)
+
+    def infer(self, request: InferRequest) -> Generation:
+        return Generation(self, request)
+
+    async def statistics(self) -> ModelStatistics:
+        """Inferences of this server process; the supervisor adds up what all of them have."""
+        return self.counted
 
     async def send(self, replica: Replica, request: OpenAIRequest) -> OpenAIResponse:
         """Ask this replica, and return at the head of its answer."""
