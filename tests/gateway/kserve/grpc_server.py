@@ -33,6 +33,18 @@ class Served:
 
 
 @asynccontextmanager
+async def serving_grpc(plane: Plane, dataplane: DataPlane) -> AsyncIterator[int]:
+    """A port that serves this data plane."""
+    server = GrpcServer(services(plane, dataplane), decompressed_bytes=DECOMPRESSED_BYTES)
+    listener = socket.create_server(("127.0.0.1", 0))
+    await server.start(listener)
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        await server.stop(0)
+
+
+@asynccontextmanager
 async def grpc_served(*, compression_level: int = 0, **settings: Any) -> AsyncIterator[Served]:
     plane, dataplane, models = plane_of(**settings)
     server = GrpcServer(
