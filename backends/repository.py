@@ -19,7 +19,7 @@ from backends.completion import DEFAULT_FILENAMES, Fields, complete
 from backends.config import InstanceGroup, ModelConfig, read
 from backends.errors import InvalidRequest
 from backends.pbtxt import PbtxtError, read_json, read_text
-from backends.validation import refusal
+from backends.validation import fault, refusal
 
 _DEFAULT_ARGUMENTS = "model.json"
 _DUPLICATE = "model appears in two or more repositories"
@@ -123,16 +123,18 @@ def _read(
             f"directory name must equal model name: {file}"
         )
     given = copy.deepcopy(fields["instance_group"])
-    complete(fields, name, first if completes else None, gpus())
+    complete(fields, name, first, gpus())
     if not fields["backend"] and fields["platform"] != "ensemble":
         raise _UnreadableError(_nameless(fields, name, file))
     try:
         config = _config(fields, 0, str(folder), {})
     except msgspec.ValidationError as error:
         raise _UnreadableError(f"failed to read {file}: {error}") from error
-    fault = refusal(config)
-    if fault:
-        raise _UnreadableError(fault)
+    what = refusal(config)
+    if not what and not completes and config.backend in DEFAULT_FILENAMES:
+        what = fault(config)
+    if what:
+        raise _UnreadableError(what)
     chosen = _chosen(fields["version_policy"], present, is_ensemble=config.backend == "ensemble")
     if not chosen:
         there = f"it has {', '.join(map(str, present))}" if present else f"make a directory such as {folder / '1'}"

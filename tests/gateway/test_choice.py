@@ -85,6 +85,15 @@ def test_a_model_without_a_configuration_is_one_where_its_files_say_what_it_is(r
         find(given(repository, disable_auto_complete_config=True), "a")
 
 
+def test_without_completion_a_models_tensors_must_be_declared(repository: Path) -> None:
+    add(repository, "a", 'input [ { name: "X" dims: [ 1 ] } ]')
+    assert find(given(repository), "a")[0].backend == "python"
+    with pytest.raises(InvalidRequest, match="model input 'X' must specify 'data_type' for a"):
+        find(given(repository, disable_auto_complete_config=True), "a")
+    add(repository, "a", "")
+    assert find(given(repository, disable_auto_complete_config=True), "a")[0].backend == "python"
+
+
 def test_a_model_without_a_version_is_told_from_one_that_is_not_there(repository: Path) -> None:
     (repository / "b" / "1").rmdir()
     with pytest.raises(NoVersion, match="at least one version must be available"):

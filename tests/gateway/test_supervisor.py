@@ -114,6 +114,26 @@ def test_a_taken_metrics_port_is_named(tmp_path: Path) -> None:
             assert port in tritium.output()
 
 
+def test_one_model_that_fails_ends_it_where_that_is_asked_for(tmp_path: Path) -> None:
+    with serving(echo_repository(tmp_path, MODELS), "--exit-on-error", is_awaited=False) as tritium:
+        assert tritium.process.wait(60) == 1
+        assert "A model could not be loaded, and --exit-on-error is on." in tritium.output()
+        assert "bad failed: Model 'bad'" in tritium.output()
+
+
+def test_in_poll_mode_a_repository_of_broken_models_waits_to_be_mended(tmp_path: Path) -> None:
+    folder = echo_repository(tmp_path, {"m": {"nonsense": 1}})
+    flags = ("--model-control-mode", "poll", "--repository-poll-secs", "0.1", "--no-allow-metrics", "--no-allow-grpc")
+    with serving(folder, *flags, is_awaited=False) as tritium:
+        eventually(lambda: "m  FAILED" in tritium.output(), seconds=30)
+        assert "gRPC" not in tritium.output()
+        for port in (tritium.metrics_port, tritium.grpc_port):
+            with socket.socket() as client:
+                assert client.connect_ex(("127.0.0.1", port)) != 0
+        (folder / "m" / "1" / "model.json").write_text("{}")
+        eventually(tritium.is_ready, seconds=20)
+
+
 def test_nothing_to_serve_ends_with_status_1_and_each_reason(tmp_path: Path) -> None:
     folder = echo_repository(tmp_path, {"wrong": {"nonsense": 1}, "crash": {"start_error": "no weights here"}})
     with serving(folder, is_awaited=False) as tritium:
