@@ -146,8 +146,15 @@ class Instances:
 
     def received(self, instance: Instance, message: Message, payload: memoryview) -> None:
         executor = self.executor
-        assert executor is not None
-        if type(message) is Respond:
+        if type(message) is Metrics:
+            self.metrics.update(instance.number, message.metrics)
+        elif type(message) is Infer or type(message) is Control:
+            self._calls.ask(instance, message, payload)
+        elif type(message) is Cancel or type(message) is Pace:
+            self._calls.pass_on(instance, message)
+        elif executor is None:  # what comes before it has loaded is of these kinds alone
+            instance.kill("spoke out of turn")
+        elif type(message) is Respond:
             if instance.warming is None:
                 executor.respond(instance, message, payload)
             else:
@@ -157,12 +164,6 @@ class Instances:
                 executor.executed(instance, message)
             else:
                 instance.warming.executed(message)
-        elif type(message) is Infer or type(message) is Control:
-            self._calls.ask(instance, message, payload)
-        elif type(message) is Cancel or type(message) is Pace:
-            self._calls.pass_on(instance, message)
-        elif type(message) is Metrics:
-            self.metrics.update(instance.number, message.metrics)
 
     def left(self, instance: Instance) -> None:
         """An instance's link is gone: it gets no more work, and readiness says so at once."""
