@@ -73,9 +73,15 @@ class Instances:
                 for instance in others:
                     group.create_task(self._keep(instance))
         except* LoadFailed as failures:
-            self.failure = self.reason = str(failures.exceptions[0])
-            _logger.error("%s: %s", self.config.name, self.failure)  # noqa: TRY400  # it is the model's, not ours
-            self.changed()
+            self._fail(str(failures.exceptions[0]))
+        except* Exception as failures:
+            _logger.exception("%s: the host failed", self.config.name)
+            self._fail(f"Internal: the host failed: {failures.exceptions[0]!r}")
+
+    def _fail(self, reason: str) -> None:
+        self.failure = self.reason = reason
+        _logger.error("%s: %s", self.config.name, reason)
+        self.changed()
 
     async def _keep(self, instance: Instance, completed: asyncio.Future[None] | None = None) -> None:
         """Keep one instance running. Raises `LoadFailed` when the model fails with it."""

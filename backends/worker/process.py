@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -139,15 +140,16 @@ class Instance:
 
     def kill(self, reason: str) -> None:
         """End it at once, for this reason."""
-        if self._process is not None and self._process.returncode is None:
-            self._kill_reason = reason
-            self._process.kill()
+        self._kill_reason = reason
+        self._kill()
 
     async def end(self) -> None:
         """Let the process finalize its model and end, kill it if it does not."""
         if self._process is None:
             return
         self.link.close()
+        if not self._loaded.done():
+            self._kill()  # there is nothing to finalize, and it may load for minutes
         try:
             async with asyncio.timeout(_GRACE_SECONDS):
                 await self._process.wait()
@@ -155,8 +157,13 @@ class Instance:
             _logger.warning("%s: the process %d does not end, it is killed", self.name, self.pid)
         finally:
             if self._process.returncode is None:
-                self._process.kill()
+                self._kill()
                 await self._process.wait()
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
 
     def _linked(self) -> Link:
         self.link = Link(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from backends.config import InstanceGroup, ModelConfig
 from backends.errors import Code
 from backends.worker.client import WorkerModel
 from backends.worker.instances import places
+from backends.worker.options import Options
 from backends.worker.process import LoadFailed, Place
 from tests.backends.worker.hosts import (
     STEADY,
@@ -214,6 +216,34 @@ async def test_a_stop_finishes_what_was_taken_and_refuses_what_comes(tmp_path: P
             assert (values(await executing), values(await queued)) == ([[2]], [[4]])
             assert await asyncio.to_thread(running.process.wait, 10) == 0
             assert ended.exists()
+
+
+async def test_a_stop_does_not_wait_for_a_model_that_loads(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    source = f"""
+import time
+class TritonPythonModel:
+    def initialize(self, args):
+        open({str(begun)!r}, "w").close()
+        time.sleep(60)
+    def execute(self, requests):
+        return []
+"""
+    with host(tmp_path, source) as running:
+        await appears(begun)
+        assert await running.get("/health") == (503, {"error": "the model is loading"})
+        began = time.monotonic()
+        assert running.stop() == 0
+        assert time.monotonic() - began < 5
+
+
+async def test_a_host_that_fails_by_itself_says_so(tmp_path: Path) -> None:
+    limiter = {"resources": [{"name": "R", "count": 1}]}
+    options = Options(resources_path=str(tmp_path / "no" / "such" / "file"))
+    with host(tmp_path, STEADY, options, instance_group=[{"count": 1, "rate_limiter": limiter}]) as running:
+        status, answered = await running.settled()
+        assert status == 500
+        assert answered["error"].startswith("Internal: the host failed: FileNotFoundError(")
 
 
 def test_instances_are_counted_and_named_as_triton_does() -> None:
