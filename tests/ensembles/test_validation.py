@@ -136,8 +136,8 @@ def test_what_is_no_ensemble_is_not_judged() -> None:
             A,
             [WHOLE],
             (
-                "in ensemble ens, ensemble tensor X: inconsistent data type: TYPE_FP32 is inferred from model ens while "
-                "TYPE_INT32 is inferred from model partial"
+                "in ensemble ens, ensemble tensor X: inconsistent data type: TYPE_FP32 is inferred from model ens "
+                "while TYPE_INT32 is inferred from model partial"
             ),
         ),
         (
@@ -163,8 +163,8 @@ def test_what_is_no_ensemble_is_not_judged() -> None:
             A,
             [step("repeat", {"IN": "X"}, {"OUT": "o"}), step("tap", {"IN": "o", "OPT": "Q"}, {"TAP": "A"})],
             (
-                "in ensemble ens, ensemble tensor A: inconsistent data type: TYPE_INT32 is inferred from model ens while "
-                "TYPE_STRING is inferred from model tap"
+                "in ensemble ens, ensemble tensor A: inconsistent data type: TYPE_INT32 is inferred from model ens "
+                "while TYPE_STRING is inferred from model tap"
             ),
         ),
         (
@@ -192,8 +192,8 @@ def test_no_part_takes_smaller_batches_than_the_whole() -> None:
         {"X": "INT32 [16]"}, {"Y": "INT32 [16]"}, step("b16", {"IN": "X"}, {"OUT": "Y"}), max_batch_size=9
     )
     assert check(large, CONFIGS) == (
-        "ensemble ens allows maximum batch size 9, but it contains model b16 which only allows maximum batch size to be "
-        "4"
+        "ensemble ens allows maximum batch size 9, but it contains model b16 which only allows maximum batch size to "
+        "be 4"
     )
 
 
