@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backends.config import Control, ModelConfig, SequenceState
-from backends.errors import Code, InferenceError, InvalidRequest
+from backends.errors import InvalidRequest
 from backends.tensors import DATATYPE_OF_TYPE, ELEMENT_BYTES, Tensor, element_count
 from backends.worker.frames import heads
 from backends.worker.messages import Infer
@@ -31,7 +31,6 @@ class Controls:
     def __init__(self, config: ModelConfig) -> None:
         batching = config.sequence_batching
         assert batching is not None
-        self._model = config.name
         shape = (1, 1) if config.max_batch_size else (1,)
         flags: list[Callable[[dict[str, bool]], Tensor]] = []
         self._ids: list[Tensor] = []
@@ -77,15 +76,10 @@ class Controls:
         if datatype == "BYTES":
             text = str(sequence_id or "").encode()
             return struct.pack("<I", len(text)) + text
-        if isinstance(sequence_id, str):
-            raise InferenceError(
-                f"sequence ID '{sequence_id}' of model '{self._model}' must be a number: its type there is {datatype}",
-                Code.INVALID_ARG,
-            )
-        form = _INTEGERS[datatype]
-        size = struct.calcsize(form)
+        number = 0 if isinstance(sequence_id, str) else sequence_id  # as Triton: a text has no number
+        size = struct.calcsize(_INTEGERS[datatype])
         # Its low bytes, where the model takes fewer.
-        return (sequence_id & ((1 << 8 * size) - 1)).to_bytes(size, "little")
+        return (number & ((1 << 8 * size) - 1)).to_bytes(size, "little")
 
 
 class KeptStates:
