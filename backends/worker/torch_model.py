@@ -87,7 +87,9 @@ class _TorchSession:
             with torch.inference_mode(self._is_inference), torch.jit.optimized_execution(self._is_optimized):
                 given = [self._tensor(name, feeds[name]) for name in self._inputs if name in feeds]
                 found = self._module(*given)
-                results = found if isinstance(found, tuple | list) else (found,)
+                # A list of strings is one output, any other list one of outputs.
+                is_one = not isinstance(found, tuple | list) or any(isinstance(each, str) for each in found)
+                results = (found,) if is_one else found
                 return [self._array(name, results[self._outputs[name]]) for name in wanted]
         except Exception as error:  # PyTorch raises nothing more exact
             raise InferenceError(f"PyTorch execute failure: {error}", Code.INTERNAL) from error

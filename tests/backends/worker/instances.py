@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -124,7 +125,7 @@ class Host:
 
 
 @contextlib.contextmanager
-def instance(executable: str = sys.executable) -> Iterator[Host]:
+def instance(executable: str = sys.executable, **environment: str) -> Iterator[Host]:
     """An instance's process that waits for `Load`."""
     ours, theirs = socket.socketpair()
     ours.settimeout(30)
@@ -137,6 +138,7 @@ def instance(executable: str = sys.executable) -> Iterator[Host]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env=os.environ | environment,
     )
     theirs.close()
     try:
