@@ -50,6 +50,7 @@ class Connection:
         self.requests: dict[int, Request] = {}
         self.calls: dict[int, Call] = {}
         self._desk = desk
+        self._is_paused = False
 
     def open(self) -> None:
         self._desk.connections.append(self)
@@ -80,7 +81,8 @@ class Connection:
             if isinstance(message, Cancel):
                 executor.cancel(request)
             else:
-                executor.pace(request, message.paused)
+                request.is_paused = message.paused
+                executor.pace(request, message.paused or self._is_paused)
 
     def lost(self, reason: str) -> None:  # noqa: ARG002  # whatever it was, nobody waits here any more
         desk = self._desk
@@ -93,10 +95,11 @@ class Connection:
 
     def paused(self, is_paused: bool) -> None:
         """It reads slower than is sent to it: those who send much to it wait."""
+        self._is_paused = is_paused
         executor = self._desk.executor
         if executor is not None:
             for request in self.requests.values():
-                executor.pace(request, is_paused)
+                executor.pace(request, is_paused or request.is_paused)
 
 
 class Greeting(asyncio.Protocol):

@@ -57,6 +57,8 @@ class Request:
     worker: Worker | None = None
     is_answered: bool = False
     is_retried: bool = False
+    is_paused: bool = False
+    """Whoever asked said that it reads its answers too slowly."""
     key: bytes | None = None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import pytest
 from backends.errors import Code, InferenceError
 from backends.tensors import Buffer
 from backends.worker.client import WorkerModel
+from backends.worker.frames import MAGIC, BlockingLink, heads
+from backends.worker.messages import Infer, Respond
 from tests.backends.worker.hosts import (
     STEADY,
     NoModels,
@@ -264,3 +267,37 @@ async def test_a_model_may_load_nothing_where_nobody_controls_models(
         error = (await answer(calling, request(load="new"))).error
         assert error is not None
         assert "models cannot be loaded or unloaded from within a model here" in error.message
+
+
+async def test_a_server_process_that_reads_nothing_does_not_fill_the_host(
+    hosts: dict[str, RunningHost], models: dict[str, WorkerModel], tmp_path: Path
+) -> None:
+    sent, host = tmp_path / "sent", hosts["repeating"]
+    asked = request([0] * 25_000, times=2000, sent=str(sent))
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(20)
+        sock.connect(host.address.removeprefix("unix:"))
+        sock.sendall(MAGIC)
+        link = BlockingLink(sock)
+        link.send(Infer(7, "m", 1, "", heads(asked.inputs), [], asked.parameters), asked.inputs)
+        await appears(sent)
+        reached = [-1, -2]
+
+        def stands_still() -> bool:
+            reached.append(int(sent.read_text() or 0))
+            return reached[-1] > 40 and reached[-1] == reached[-2] == reached[-3]
+
+        await holds(stands_still)
+        # 4 MB in the host, what the sockets hold, and a few on their way: not 200 MB.
+        assert reached[-1] < 400
+        assert len(await answers(models["repeating"], request([1], times=10))) == 11
+        found = []
+
+        def read_all() -> None:
+            while not found or not found[-1].final:
+                message, _ = link.receive()
+                if isinstance(message, Respond):
+                    found.append(message)
+
+        await asyncio.to_thread(read_all)
+        assert len(found) == 2001
