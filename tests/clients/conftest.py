@@ -10,9 +10,11 @@ import pytest
 
 from tests.clients.served import EMBEDDER, Served, serving_kind
 from tests.conftest import DEMO_MODEL
-from tests.servers import Tritium
+from tests.servers import ROOT, Tritium, serving
 from tests.stand_ins.served import MODEL as STAND_IN
 from tests.stand_ins.served import serving_stand_in
+
+CONFORMANCE = ROOT / "tests" / "conformance" / "model_repository"
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +74,13 @@ def client(served: Served) -> Iterator[openai.OpenAI]:
 def claude(served: Served) -> Iterator[anthropic.Anthropic]:
     with served.anthropic() as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def tensor_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritium]:
+    """Models of the conformance repository, each in a worker."""
+    repository = tmp_path_factory.mktemp("tensors")
+    for name in ("simple", "identity_fp32", "identity_bytes", "queue_policy", "repeat_int32", "seq_accumulate"):
+        (repository / name).symlink_to(CONFORMANCE / name)
+    with serving(repository, "--no-access-log") as server:
+        yield server
