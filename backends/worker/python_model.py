@@ -41,7 +41,7 @@ def complete(config: ModelConfig) -> str:
         found = kind.auto_complete_config(Completion(config.document))
         if not isinstance(found, Completion):
             raise LoadError(
-                f"auto_complete_config function in model '{_file(config)}' must return a valid pb.ModelConfig object."
+                f"auto_complete_config function in model '{config.name}' must return a valid pb.ModelConfig object."
             )
     return _completed(config, found.as_dict())
 
@@ -59,8 +59,6 @@ def load(config: ModelConfig, assignment: Load, exchange: Exchange) -> Executabl
     begin(session)
     kind = _class_of(config)
     with _Failures():
-        if not hasattr(kind, "execute"):
-            raise LoadError(f"Python model file '{_file(config)}' does not implement `execute` method.")
         model = kind()
         if hasattr(model, "initialize"):
             model.initialize(
@@ -75,14 +73,16 @@ def load(config: ModelConfig, assignment: Load, exchange: Exchange) -> Executabl
                 }
             )
     session.tell_metrics()
-    return PythonModel(model, session)
+    return PythonModel(model, session, str(_file(config)))
 
 
 class PythonModel:
     """A loaded `model.py`."""
 
-    def __init__(self, model: Any, session: Session) -> None:
+    def __init__(self, model: Any, session: Session, file: str) -> None:
         self._model = model
+        self._file = file
+        self._execute = getattr(model, "execute", self._lack)
         self._session = session
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -94,7 +94,7 @@ class PythonModel:
         answers: list[Answer] = []
         try:
             while batch:
-                returned = self._model.execute(batch)
+                returned = self._execute(batch)
                 if asyncio.iscoroutine(returned):
                     returned = self._run(returned, batch)
                 batch = self._take(batch, returned, answers)
@@ -108,6 +108,10 @@ class PythonModel:
         """Let the model clean up."""
         if hasattr(self._model, "finalize"):
             self._model.finalize()
+
+    def _lack(self, _batch: list[InferenceRequest]) -> Any:
+        """Stands for a missing `execute`: such a model is loaded all the same, for what its `initialize` does."""
+        raise _Unusable(f"Python model {self._file} does not implement `execute` method.")
 
     def _run(self, coroutine: Coroutine[Any, Any, Any], batch: list[InferenceRequest]) -> Any:
         """Run what an `async def execute` returned: to its end, or in the background where responses are decoupled."""
@@ -213,7 +217,7 @@ def _class_of(config: ModelConfig) -> Any:
     """The class of a model file, which is imported as the module `model` of its version, as Triton imports it."""
     file = _file(config)
     if not file.is_file():
-        raise LoadError(f"Python model file not found in '{file.parent}'")
+        raise LoadError(f"Python model file not found in '{file}'")
     if file.suffix != ".py":
         raise LoadError(f"Model name must end with '.py'. Model name is \"{file.name}\".")
     for place in (file.parent, file.parent.parent, _MODULES):
@@ -224,7 +228,7 @@ def _class_of(config: ModelConfig) -> Any:
         __import__(name)
     module: ModuleType = sys.modules[name]
     if not hasattr(module, _CLASS):
-        raise LoadError(f"module '{name}' has no attribute '{_CLASS}'")
+        raise LoadError(f"AttributeError: module '{name}' has no attribute '{_CLASS}'")
     return getattr(module, _CLASS)
 
 

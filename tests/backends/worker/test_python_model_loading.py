@@ -132,16 +132,11 @@ def test_a_model_completes_its_configuration_and_is_asked_by_it(tmp_path):
             False,
             "ValueError: at import\n\nAt:\n  {file}(4): <module>\n  <frozen importlib._bootstrap>(",
         ),
-        ("class Other: ...\n", False, "module '1.model' has no attribute 'TritonPythonModel'"),
-        (
-            "class TritonPythonModel: ...\n",
-            False,
-            "Python model file '{file}' does not implement `execute` method.",
-        ),
+        ("class Other: ...\n", False, "AttributeError: module '1.model' has no attribute 'TritonPythonModel'"),
         (
             "class TritonPythonModel:\n    @staticmethod\n    def auto_complete_config(config): return 3\n",
             True,
-            "auto_complete_config function in model '{file}' must return a valid pb.ModelConfig object.",
+            "auto_complete_config function in model 'm' must return a valid pb.ModelConfig object.",
         ),
         (
             "class TritonPythonModel:\n    @staticmethod\n    def auto_complete_config(config): raise KeyError('x')\n",
@@ -163,4 +158,15 @@ def test_a_model_without_its_file_says_where_it_was_looked_for(tmp_path):
     config = configuration(tmp_path, "")
     Path(config.path, "model.py").unlink()
     with instance() as host:
-        assert host.load(config).message == f"Python model file not found in '{config.path}'"
+        assert host.load(config).message == f"Python model file not found in '{config.path}/model.py'"
+
+
+def test_a_model_without_execute_is_loaded_and_fails_what_it_is_asked(tmp_path):
+    config = configuration(tmp_path, "class TritonPythonModel: ...\n")
+    with instance() as host:
+        assert host.load(config) == Loaded()
+        respond, _ = host.ask(tensor("X", X))
+    assert respond.message == (
+        "Failed to process the request(s) for model 'm_0_0', message: Python model"
+        f" {config.path}/model.py does not implement `execute` method."
+    )
