@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from backends.config import ModelConfig
 from backends.errors import Code, InferenceError
 from backends.tensors import DATATYPE_OF_TYPE
 from backends.worker.arrays import DTYPES, Array, to_array, to_tensor
+from backends.worker.assembly import batch_inputs, parts
 from backends.worker.exchange import Answer, Request
 from backends.worker.frames import heads
 from backends.worker.messages import Respond
@@ -43,6 +45,8 @@ class ArrayModel:
         states = config.sequence_batching.state if config.sequence_batching is not None else ()
         for state in states:
             self._datatypes.setdefault(state.output_name, DATATYPE_OF_TYPE[state.data_type])
+        self._batch_inputs = config.batch_input
+        self._scattered = {name: output for output in config.batch_output for name in output.target_name}
         self._states = tuple(state.output_name for state in states)
         self._all = tuple(self._datatypes)
 
@@ -74,31 +78,43 @@ class ArrayModel:
                 raise self._wrong(name, f"of {array.dtype} instead of {dtype}")
         if not self._is_batched:
             return [self._answer(requests[0], asked[0], results)]
+        split = {name: self._split(name, array, requests) for name, array in results.items()}
+        return [
+            self._answer(request, names, {name: members[index] for name, members in split.items()})
+            for index, (request, names) in enumerate(zip(requests, asked, strict=True))
+        ]
+
+    def _split(self, name: str, array: Array, requests: Sequence[Request]) -> list[Array]:
+        """Each member's part of an output: its own rows, or what has the shape of its own input."""
+        scattered = self._scattered.get(name)
+        if scattered is not None:
+            members = parts(scattered, _shapes(requests))
+            if array.size != members[-1][1]:
+                raise self._wrong(name, f"of {array.size} elements for a batch of {members[-1][1]}")
+            flat = array.reshape(-1)
+            return [flat[start:end].reshape(shape) for start, end, shape in members]
         counts = [rows(request) for request in requests]
-        for name, array in results.items():
-            if array.shape[:1] != (sum(counts),):
-                raise self._wrong(name, f"of shape {list(array.shape)} for a batch of {sum(counts)}")
-        answers: list[Answer] = []
-        start = 0
-        for request, names, count in zip(requests, asked, counts, strict=True):
-            part = {name: array[start : start + count] for name, array in results.items()}
-            answers.append(self._answer(request, names, part))
-            start += count
-        return answers
+        if array.shape[:1] != (sum(counts),):
+            raise self._wrong(name, f"of shape {list(array.shape)} for a batch of {sum(counts)}")
+        ends = list(accumulate(counts))
+        return [array[end - count : end] for count, end in zip(counts, ends, strict=True)]
 
     def _asked(self, request: Request) -> Sequence[str]:
         return (*request.head.outputs, *self._states) if request.head.outputs else self._all
 
     def _feeds(self, requests: Sequence[Request]) -> dict[str, Array]:
         """The inputs of all members, each copied once to stand together; a single member's are used where they are."""
-        parts: dict[str, list[Array]] = {}
+        members: dict[str, list[Array]] = {}
         try:
             for request in requests:
                 for tensor in request.inputs:
-                    parts.setdefault(tensor.name, []).append(to_array(tensor))
-            return {name: self._joined(name, arrays) for name, arrays in parts.items()}
+                    members.setdefault(tensor.name, []).append(to_array(tensor))
+            feeds = {name: self._joined(name, arrays) for name, arrays in members.items()}
         except ValueError as error:
             raise InferenceError(f"the inputs do not fit together: {error}", Code.INVALID_ARG) from error
+        if self._batch_inputs:
+            feeds |= {made.name: to_array(made) for made in batch_inputs(self._batch_inputs, _shapes(requests))}
+        return feeds
 
     def _joined(self, name: str, arrays: list[Array]) -> Array:
         if self._is_batched and name in self._ragged:
@@ -117,6 +133,10 @@ def rows(request: Request) -> int:
     """How many rows of a batch a member has."""
     shape = request.inputs[0].shape
     return shape[0] if shape else 1
+
+
+def _shapes(requests: Sequence[Request]) -> list[dict[str, tuple[int, ...]]]:
+    return [{tensor.name: tensor.shape for tensor in request.inputs} for request in requests]
 
 
 def failure(request: Request, error: InferenceError) -> Answer:

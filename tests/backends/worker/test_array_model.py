@@ -121,3 +121,36 @@ def test_the_session_is_closed_at_the_end():
     session = Session()
     model(session).finalize()
     assert session.closed
+
+
+RAGGED = {
+    "input": [{"name": "X", "data_type": "TYPE_INT32", "dims": [-1], "allow_ragged_batch": True}],
+    "batch_input": [
+        {
+            "kind": "BATCH_ACCUMULATED_ELEMENT_COUNT_WITH_ZERO",
+            "target_name": ["AT"],
+            "data_type": "TYPE_INT32",
+            "source_input": ["X"],
+        }
+    ],
+    "batch_output": [{"target_name": ["Y"], "source_input": ["X"]}],
+}
+
+
+def ragged(*values):
+    return request(tensor("X", np.array([values], np.int32)))
+
+
+def test_ragged_inputs_stand_end_to_end_and_outputs_go_back_in_their_shapes():
+    session = Session(lambda feeds: {"Y": feeds["X"] + 1, "Z": np.diff(feeds["AT"]).reshape(2, 1)})
+    answers = executed(model(session, **RAGGED), ragged(1, 2, 3), ragged(4))
+    ((feeds, _),) = session.runs
+    assert (feeds["X"].tolist(), feeds["AT"].tolist()) == ([1, 2, 3, 4], [0, 3, 4])
+    assert [arrays(answer)["Y"].tolist() for answer in answers] == [[[2, 3, 4]], [[5]]]
+    assert [arrays(answer)["Z"].tolist() for answer in answers] == [[[3]], [[1]]]
+
+
+def test_an_output_that_cannot_be_told_apart_fails():
+    session = Session(lambda feeds: {"Y": feeds["X"][:-1], "Z": feeds["AT"][1:]})
+    (answer,) = executed(model(session, **RAGGED), ragged(1, 2, 3))
+    assert answer[0].message.endswith("gave output 'Y' of 2 elements for a batch of 3")
