@@ -14,7 +14,7 @@ from backends.worker.frames import heads
 from backends.worker.messages import Infer
 from backends.worker.upstream import Upstream
 
-_STATISTICS_SECONDS = 2.0
+_STATISTICS_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
 
 

@@ -95,6 +95,7 @@ async def test_hits_are_answered_without_an_execution_and_counted_as_triton_does
             assert told.inference_count == 4
 
 
+@pytest.mark.slow
 async def test_without_a_cache_every_request_is_executed(tmp_path: Path) -> None:
     with host(tmp_path, STEADY, Options(cache_bytes=0), response_cache={"enable": True}) as running:
         async with connected(running) as model:

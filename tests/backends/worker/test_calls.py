@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +66,7 @@ class TritonPythonModel:
     def answer(self, request):
         does = json.loads(request.parameters())
         x = pb_utils.get_input_tensor_by_name(request, "X")
-        passed = {key: does[key] for key in ("begun", "until") if key in does}
+        passed = {key: does[key] for key in ("begun", "until", "times", "cancelled") if key in does}
         if "load" in does:
             try:
                 pb_utils.load_model(does["load"], files={"file:1/model.py": b"source"}, config="{}")
@@ -78,6 +78,11 @@ class TritonPythonModel:
         inner = pb_utils.InferenceRequest(
             model_name=does["model"], requested_output_names=["Y"], inputs=[x], parameters=passed
         )
+        if "cancelled" in does:
+            responses = inner.exec(decoupled=True)
+            first = next(iter(responses))
+            responses.cancel()
+            return first
         if "decoupled" in does:
             total = np.zeros_like(x.as_numpy())
             for response in inner.exec(decoupled=True):
@@ -269,6 +274,7 @@ async def test_a_model_may_load_nothing_where_nobody_controls_models(
         assert "models cannot be loaded or unloaded from within a model here" in error.message
 
 
+@pytest.mark.slow
 async def test_a_server_process_that_reads_nothing_does_not_fill_the_host(
     hosts: dict[str, RunningHost], models: dict[str, WorkerModel], tmp_path: Path
 ) -> None:
@@ -301,3 +307,48 @@ async def test_a_server_process_that_reads_nothing_does_not_fill_the_host(
 
         await asyncio.to_thread(read_all)
         assert len(found) == 2001
+
+
+async def test_a_model_that_cancels_its_call_ends_it_in_the_other_model(
+    models: dict[str, WorkerModel], tmp_path: Path
+) -> None:
+    cancelled = tmp_path / "cancelled"
+    asked = request([5], model="repeating", times=1_000_000, cancelled=str(cancelled))
+    assert values(await answer(models["calling"], asked)) == [[5]]
+    await appears(cancelled)
+
+
+@pytest.mark.slow
+async def test_a_call_outside_of_any_request_goes_through_whatever_server_process_is_there(
+    hosts: dict[str, RunningHost], tmp_path: Path
+) -> None:
+    source = f"""
+import threading, time
+
+class TritonPythonModel:
+    def initialize(self, args):
+        threading.Thread(target=self.call, daemon=True).start()
+
+    def call(self):
+        while True:
+            x = pb_utils.Tensor("X", np.array([[21]], np.int32))
+            asked = pb_utils.InferenceRequest(model_name="steady", requested_output_names=["Y"], inputs=[x])
+            response = asked.exec()
+            told = response.error().message() if response.has_error() else str(response.output_tensors()[0].as_numpy())
+            with open({str(tmp_path / "told")!r}, "w") as file:
+                file.write(told)
+            time.sleep(0.005)
+
+    def execute(self, requests):
+        return []
+"""
+
+    def told(text: str) -> Callable[[], bool]:
+        file = tmp_path / "told"
+        return lambda: file.exists() and text in file.read_text()
+
+    with host(tmp_path, source) as running:
+        await holds(told("no server process is connected that could answer"))
+        async with connected(hosts["steady"]) as steady, connected(running, NoModels(steady=steady)):
+            await holds(told("[[42]]"))
+        await holds(told("no server process is connected that could answer"))

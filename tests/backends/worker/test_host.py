@@ -215,7 +215,7 @@ async def test_a_listener_that_says_nothing_leaves_statistics_unavailable(tmp_pa
         listener.listen()
         endpoints = Endpoints((Endpoint("m", f"unix:{path}", State.READY),))
         model = WorkerModel(configuration(tmp_path, STEADY), endpoints, NoModels())
-        with pytest.raises(Exception, match="told no statistics within 2 s"):
+        with pytest.raises(Exception, match="told no statistics within 1 s"):
             await model.statistics()
         model.close()
     lonely = WorkerModel(model.config, Endpoints(), NoModels())
