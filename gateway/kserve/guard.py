@@ -7,16 +7,17 @@ from urllib.parse import urlsplit
 
 from backends.errors import NotPermitted
 from gateway.admin_keys import AdminKeys
+from gateway.kserve import repository
 from gateway.settings import Settings, is_loopback
 
-_CHANGES = frozenset({"load", "unload", "memory_register", "memory_unregister", "logging", "trace"})
+_CHANGES = frozenset({"memory_register", "memory_unregister", "logging", "trace"})
 
 
 class Guard:
-    """Where keys are configured, or only this machine reaches the port, the rules are those of `/admin`.
+    """Loading and unloading are for whom `/admin` lets in: what comes with a load is code that runs here.
 
-    A port that is open to others without keys is open for this too, as Triton's is, but not to pages of other sites:
-    a file that comes with a load is code that runs here, and a browser sends such a request for whoever asks it to.
+    So is the rest where keys are configured, or where only this machine reaches the port. A port that is open to
+    others without keys is open for it too, as Triton's is, but not to pages of other sites.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -24,12 +25,16 @@ class Guard:
         has_keys = settings.admin_key_file or settings.api_key_file or settings.jwt_jwks_url
         self._is_open = not has_keys and not is_loopback(settings.host)
 
-    def check(self, operation: str, method: str, headers: Mapping[bytes, bytes]) -> None:
-        """Raises `NotAuthenticated`, `NotPermitted`."""
-        if method != "POST" or operation not in _CHANGES:
-            return
+    def check(self, operation: str, method: str, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether this is such a change, and allowed: no other key is wanted then.
+
+        Raises `NotAuthenticated`, `NotPermitted`.
+        """
+        if method != "POST" or not (operation in _CHANGES or operation in repository.CONTROL):
+            return False
         origin = headers.get(b"origin", b"")
-        if not self._is_open:
+        if not self._is_open or operation in repository.CONTROL:
             self._keys.check(headers)
         elif origin and urlsplit(origin).netloc != headers.get(b"host"):
             raise NotPermitted("Pages of other sites may not ask here.")
+        return True

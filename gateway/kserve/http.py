@@ -14,7 +14,7 @@ from backends.model import InferRequest
 from backends.tensors import Buffer
 from gateway.body import ClientLeft, Receive, gather
 from gateway.errors import status_and_type
-from gateway.kserve import generate, repository
+from gateway.kserve import generate
 from gateway.kserve.compression import accepted, compress, decompress
 from gateway.kserve.control import OPEN, OPERATIONS, Call
 from gateway.kserve.dataplane import DataPlane, Served
@@ -22,6 +22,7 @@ from gateway.kserve.guard import Guard
 from gateway.kserve.http_reply import HttpReply
 from gateway.kserve.http_request import read_inference
 from gateway.kserve.http_response import write_inference
+from gateway.kserve.permits import is_free, permitted
 from gateway.kserve.routes import Route, find_route
 from gateway.plane import Plane
 from gateway.reply import Send
@@ -125,8 +126,7 @@ class KServe:
 
     async def _admit(self, exchange: _Exchange) -> Tenant:
         keys = self._plane.keys
-        if exchange.route.operation in repository.CONTROL:
-            repository.authorise(self._plane, exchange.headers)
+        if self._guard.check(exchange.route.operation, exchange.scope["method"], exchange.headers):
             return ANYONE
         if keys is None or exchange.route.operation in OPEN:
             return ANYONE
@@ -136,7 +136,6 @@ class KServe:
 
     async def _control(self, exchange: _Exchange) -> None:
         plane, route, scope = self._plane, exchange.route, exchange.scope
-        self._guard.check(route.operation, scope["method"], exchange.headers)
         tenant = await self._admit(exchange)
         body = await gather(exchange.receive, exchange.headers, plane.settings.max_body_bytes)
         call = Call(plane, self._dataplane, route, scope["method"], body, tenant)
@@ -155,11 +154,16 @@ class KServe:
         if (timeout := headers.get(b"x-request-timeout-ms")) is not None:
             watch.shorten(record.started_at + read_timeout(timeout))
         watch.departure()
-        record.route(served.config.name, route.operation == "generate_stream")
-        if route.operation == "infer":
-            await self._infer(exchange, served, body)
-        else:
-            await self._generate(exchange, served, body)
+        stream = route.operation == "generate_stream"
+        record.route(served.config.name, stream)
+        run = self._infer if route.operation == "infer" else self._generate
+        if is_free(served, tenant):
+            await run(exchange, served, body)
+            return
+        text = bytes(body) if served.model.capabilities else b""
+        async with permitted(plane, tenant, served, record, text, stream=stream) as lines:
+            exchange.reply.wire.head_lines = lines
+            await run(exchange, served, body)
 
     async def _infer(self, exchange: _Exchange, served: Served, body: bytes | bytearray) -> None:
         headers, reply, record = exchange.headers, exchange.reply, exchange.record

@@ -269,6 +269,34 @@ async def test_with_keys_work_and_metadata_want_one_and_probes_do_not(tmp_path: 
         assert [model["name"] for model in answer["model_stats"]] == ["simple"]
 
 
+async def test_the_limits_of_a_tenant_hold_for_inferences_too(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text('[tenants.a]\nkeys = ["secret-a"]\nrequests_per_minute = 2\n')
+    async with served(Keys(read(file))) as (client, _, models):
+        key = {"authorization": "Bearer secret-a"}
+        assert (await client.ask("/v2/models/simple/infer", SIMPLE, **key))[0] == 200
+        assert (await client.ask("/v2/models/simple/infer", {"inputs": []}, **key))[0] == 400
+        status, answer = await client.ask("/v2/models/simple/infer", SIMPLE, **key)
+        assert status == 429
+        assert answer["error"].startswith("Tenant 'a' has reached its limit of 2 requests a minute")
+        assert len(models["simple"].requests) == 1
+
+
+async def test_requests_wait_for_a_permit_of_a_model_that_runs_so_many_at_once() -> None:
+    async with served() as (client, plane, models):
+        gate = plane.registry.find("repeat").gate
+        gate.resize(1)
+        first = await client.open()
+        await first.send("/v2/models/repeat/generate_stream", {"IN": [5, 0]})
+        assert (await first.head())[0] == 200
+        waiting = asyncio.create_task(client.ask("/v2/models/repeat/generate", {"IN": [6]}))
+        await until(lambda: gate.queued == 1)
+        assert len(models["repeat"].requests) == 1
+        first.close()
+        assert (await waiting)[1]["OUT"] == 6
+        await until(lambda: gate.running == 0)
+
+
 async def test_headers_that_are_named_become_parameters() -> None:
     async with served(http_header_forward_pattern="x-my-.*") as (client, _, models):
         await client.ask("/v2/models/simple/infer", SIMPLE, x_my_one="1", x_other="2", traceparent="00-a-b-01")
