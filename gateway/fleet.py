@@ -294,7 +294,7 @@ class Fleet:
         name = configs[0].name
         versions = self._models.get(name, [])
         before = {model.config.version: model for model in versions}
-        generation = self._place.generation() if versions else 0
+        generation = self._place.generation() if versions or self.unloading[name] else 0
         serves = self._serves(name)
         try:
             after = [await replace(config, before.get(config.version), self._place, generation) for config in configs]
