@@ -17,6 +17,7 @@ from backends.config import ModelConfig
 from backends.engine import addresses, naming, routing
 from backends.kinds import find_kind
 from backends.repository import load
+from backends.worker import text
 from gateway.settings import Settings, flag, read, shown
 from tests.conftest import DEMO_MODEL
 from tests.servers import ROOT, serving
@@ -25,6 +26,7 @@ from tests.waiting import eventually
 README = (ROOT / "README.md").read_text()
 EXAMPLE_SECONDS = 120
 PARAMETERS = routing.PARAMETERS | naming.PARAMETERS | addresses.PARAMETERS
+TEXT_PARAMETERS = text.PARAMETERS
 STARTS_A_SERVER = re.compile(r"^(make serve|\.venv/bin/tritium serve)\b", re.MULTILINE)
 
 
@@ -127,7 +129,7 @@ def test_the_example_of_tenants_lets_in_whom_it_says(tmp_path, echo_server):
 
 
 def test_the_example_of_a_model_is_accepted(tmp_path):
-    configuration, _ = of("protobuf")
+    configuration, *_ = of("protobuf")
     (arguments,) = of("json")
     (tmp_path / "parrot" / "1").mkdir(parents=True)
     (tmp_path / "parrot" / "config.pbtxt").write_text(configuration.text)
@@ -145,7 +147,8 @@ def test_the_parameters_of_a_model_are_known(example, tmp_path):
     (tmp_path / name / "endpoints.txt").write_text("http://c:8000")
     (model,) = load([tmp_path])
     assert isinstance(model, ModelConfig), model.reason
-    assert model.parameters.keys() <= PARAMETERS
+    known = PARAMETERS | TEXT_PARAMETERS
+    assert {key.partition(".")[0] for key in model.parameters} <= known
     for part in (routing.read, naming.read, addresses.addresses):
         part(model)
 
@@ -158,6 +161,13 @@ def test_the_table_of_parameters_is_that_of_the_code():
         default = str(field.default).lower() if isinstance(field.default, bool) else field.default
         assert f"| `{field.name}` | `{default}` |" in table
     assert ",".join(naming.DEFAULT_CAUSES) in table
+
+
+def test_the_table_of_texts_is_that_of_the_code():
+    table = README.split("\n## Embeddings and rerank\n")[1].split("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\S*) ?\|", table, re.MULTILINE))
+    assert rows.keys() == TEXT_PARAMETERS
+    assert rows["max_batch_tokens"] == f"`{text.Text('embed', (), '').max_batch_tokens}`"
 
 
 def test_the_table_of_settings_is_that_of_the_code():

@@ -26,6 +26,22 @@ PROMPT_NAME = "prompt_name"
 USAGE = "prompt_tokens"
 """Response parameter: how many tokens were processed for the request."""
 
+PARAMETERS = frozenset(
+    {
+        "task",
+        "tokenizer",
+        "max_length",
+        "truncate",
+        "pooling",
+        "normalize",
+        "activation",
+        "prompt",
+        "output",
+        "max_batch_tokens",
+    }
+)
+"""Parameters of `config.pbtxt` that are read here; `prompt` also with a name behind a dot."""
+
 _MOST_BATCH_TOKENS = 16384
 _LONGEST = 512
 # `model_max_length` of a tokenizer without a limit is a number of 31 digits.
