@@ -5,9 +5,12 @@ HTTP and gRPC translate to and from `InferRequest` and `InferResponse`; everythi
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import msgspec
 
 from backends.config import ModelConfig
 from backends.errors import Code, InferenceError
@@ -16,6 +19,7 @@ from backends.signature import Signature
 from backends.statistics import ModelStatistics
 from backends.tensors import DATATYPE_OF_TYPE
 from gateway.kserve.classification import Labels, classify
+from gateway.kserve.log_settings import LogSettings
 from gateway.kserve.shared_memory import Regions
 from gateway.kserve.shared_state import SharedState
 from gateway.registry import Entry, Registry
@@ -82,7 +86,15 @@ class DataPlane:
         self.registry = registry
         self.state = SharedState() if state is None else state
         self.regions = Regions(self.state)
+        self._logs = LogSettings()
         self._served: dict[tuple[str, int], Served] = {}
+
+    def follow_log_settings(self) -> None:
+        """Log what the logging extension was told to, here or at another server process."""
+        logs = self.state.read().logs
+        if logs != self._logs:
+            self._logs = msgspec.structs.replace(logs)
+            logging.getLogger().setLevel(logs.level())
 
     def find(self, name: str, version: str = "", tenant: Tenant = ANYONE) -> Served:
         """The model of that name; `version` as the client wrote it, "" for the latest.

@@ -140,6 +140,7 @@ class KServe:
         body = await gather(exchange.receive, exchange.headers, plane.settings.max_body_bytes)
         call = Call(plane, self._dataplane, route, scope["method"], body, tenant)
         answer = await OPERATIONS[route.operation](call)
+        self._dataplane.follow_log_settings()
         await exchange.reply.whole(answer.status, _JSON if answer.body else b"", [answer.body])
 
     async def _work(self, exchange: _Exchange) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 
 from gateway.auth import Keys
+from gateway.kserve.dataplane import DataPlane
+from gateway.kserve.shared_state import SharedState
 from gateway.plane import Plane
 from gateway.tenants import read
 from tests.gateway.kserve.http_server import listening
@@ -295,6 +298,23 @@ async def test_requests_wait_for_a_permit_of_a_model_that_runs_so_many_at_once()
         first.close()
         assert (await waiting)[1]["OUT"] == 6
         await until(lambda: gate.running == 0)
+
+
+async def test_what_is_logged_follows_the_settings_in_every_process(tmp_path: Path) -> None:
+    root = logging.getLogger()
+    before = root.level
+    file = tmp_path / "state.json"
+    other = DataPlane(plane_of()[0].registry, SharedState(file))
+    plane, _, _ = plane_of()
+    try:
+        async with listening(plane, DataPlane(plane.registry, SharedState(file))) as port:
+            await Client(port).ask("/v2/logging", {"log_info": False})
+            assert root.level == logging.WARNING
+            root.setLevel(before)
+            other.follow_log_settings()
+            assert root.level == logging.WARNING
+    finally:
+        root.setLevel(before)
 
 
 async def test_headers_that_are_named_become_parameters() -> None:
