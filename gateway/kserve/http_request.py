@@ -241,7 +241,8 @@ class _Reader:
             ("binary_data", as_boolean, "Unable to parse 'binary_data'"),
         )
         for key, _, _ in read:
-            if key in parameters and "shared_memory_region" in parameters:
+            # Clients say `"binary_data": false` beside a region.
+            if "shared_memory_region" in parameters and parameters.get(key, False) is not False:
                 raise InferenceError(f"Output can't set both 'shared_memory_region' and '{key}'", Code.INVALID_ARG)
         classes, is_binary = (what(parameters[key], text) if key in parameters else 0 for key, what, text in read)
         wanted.classes = int(classes)
