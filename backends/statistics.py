@@ -53,6 +53,26 @@ class ResponseStatistics(msgspec.Struct):
     cancel: Duration = msgspec.field(default_factory=Duration)
 
 
+class CacheStatistics(msgspec.Struct):
+    """A response cache: what it holds now, and what looking into it and putting in have taken."""
+
+    entries: int = 0
+    evictions: int = 0
+    used_bytes: int = 0
+    size_bytes: int = 0
+    lookup: Duration = msgspec.field(default_factory=Duration)
+    insertion: Duration = msgspec.field(default_factory=Duration)
+
+    def merge(self, other: CacheStatistics) -> None:
+        """Add another cache."""
+        self.entries += other.entries
+        self.evictions += other.evictions
+        self.used_bytes += other.used_bytes
+        self.size_bytes += other.size_bytes
+        self.lookup.add(other.lookup.ns, other.lookup.count)
+        self.insertion.add(other.insertion.ns, other.insertion.count)
+
+
 class ModelStatistics(msgspec.Struct):
     """One version of one model. `inference_count` counts rows of batches, `execution_count` batches.
 
@@ -69,6 +89,7 @@ class ModelStatistics(msgspec.Struct):
     failures: dict[str, int] = {}
     pending: int = 0
     first_response_ms: dict[str, float] = {}
+    cache: CacheStatistics = msgspec.field(default_factory=CacheStatistics)
 
     def settle(self, rows: int, ns: int, failure: str = "") -> None:
         """Count a request of a model that has no queue of its own: all of its time is work. `failure` is its reason."""
@@ -110,6 +131,7 @@ class ModelStatistics(msgspec.Struct):
             _merge_durations(self.response_stats.setdefault(index, ResponseStatistics()), responses)
         for reason, count in other.failures.items():
             self.failures[reason] = self.failures.get(reason, 0) + count
+        self.cache.merge(other.cache)
         for bound, value in other.first_response_ms.items():
             self.first_response_ms[bound] = self.first_response_ms.get(bound, 0) + value
 

@@ -119,6 +119,30 @@ def _cache(versions: list[Told]) -> Iterator[Metric]:
             count.add_sample(count.name, _labels(version.config), duration.count)
             spent.add_sample(spent.name, _labels(version.config), duration.ns // 1000)
         yield from (count, spent)
+    total = ModelStatistics()
+    for version in cached:
+        total.merge(version.statistics)
+    yield from _caches(total)
+
+
+def _caches(total: ModelStatistics) -> Iterator[Metric]:
+    """All caches as if they were one, as it is in Triton; none where nothing is cached (no `--cache-config`)."""
+    cache, stats = total.cache, total.inference_stats
+    if not cache.size_bytes:
+        return
+    for what, value, description in (
+        ("util", cache.used_bytes / cache.size_bytes, "Cache utilization [0.0 - 1.0]"),
+        ("num_entries", cache.entries, "Number of responses stored in response cache"),
+        ("num_hits", stats.cache_hit.count, "Number of cache hits in response cache"),
+        ("num_misses", stats.cache_miss.count, "Number of cache misses in response cache"),
+        ("num_lookups", cache.lookup.count, "Number of cache lookups in response cache"),
+        ("num_evictions", cache.evictions, "Number of cache evictions in response cache"),
+        ("lookup_duration", cache.lookup.ns // 1000, "Total cache lookup duration (hit and miss), in microseconds"),
+        ("insertion_duration", cache.insertion.ns // 1000, "Total cache insertion duration, in microseconds"),
+    ):
+        family = Metric(f"nv_cache_{what}", description, "gauge")
+        family.add_sample(family.name, {}, value)
+        yield family
 
 
 def _first_responses(versions: list[Told]) -> Iterator[Metric]:

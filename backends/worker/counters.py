@@ -9,9 +9,6 @@ from backends.statistics import BatchStatistics, ModelStatistics
 from backends.worker.messages import Executed
 from backends.worker.scheduling import Batch, Entry
 
-FIRST_RESPONSE_BOUNDS_MS = (100.0, 500.0, 2000.0, 5000.0)
-"""Upper bounds of the histogram of times to the first response, Triton's own."""
-
 
 class Reason(StrEnum):
     """Why a request failed, in Triton's words."""
@@ -68,25 +65,20 @@ class Counters:
         """A request was answered from the cache, which took so long."""
         self.statistics.last_inference_ms = time.time_ns() // 1_000_000
         stats = self.statistics.inference_stats
+        self.statistics.cache.lookup.add(ns)
         stats.cache_hit.add(ns)
         stats.success.add(ns)
         stats.queue.add(0)
 
     def missed(self, ns: int) -> None:
         """The cache was looked into in vain."""
+        self.statistics.cache.lookup.add(ns)
         self.statistics.inference_stats.cache_miss.add(ns)
 
     def inserted(self, ns: int) -> None:
         """An answer was put into the cache: part of what the miss cost."""
+        self.statistics.cache.insertion.add(ns)
         self.statistics.inference_stats.cache_miss.add(ns, 0)
-
-    def first_response(self, ns: int) -> None:
-        """A request of a decoupled model got its first response."""
-        milliseconds = ns / 1e6
-        counts = self.statistics.first_response_ms
-        bound = next((f"{bound:g}" for bound in FIRST_RESPONSE_BOUNDS_MS if milliseconds <= bound), "+Inf")
-        counts[bound] = counts.get(bound, 0) + 1
-        counts["sum"] = counts.get("sum", 0.0) + milliseconds
 
     def _count_failures(self, reason: Reason, count: int) -> None:
         failures = self.statistics.failures

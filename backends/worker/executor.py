@@ -320,7 +320,7 @@ class Executor:
         if not request.is_answered:
             request.is_answered = True
             if self._is_decoupled:
-                self.counters.first_response(time.monotonic_ns() - request.entry.arrived_ns)
+                self.counters.statistics.first_response(time.monotonic_ns() - request.entry.arrived_ns)
         if respond.final:
             if request.asker.requests.pop(request.id, None) is None:
                 return  # it was answered when the model failed

@@ -36,6 +36,7 @@ class Host:
     def __init__(self, config: ModelConfig, options: Options, program: Program) -> None:
         self._counters = Counters()
         self._options = options
+        self._cache: Cache | None = None
         self._is_stopping = False
         self._desk = Desk(self._answer, self._statistics)
         self._instances = Instances(config, program, self._open, self._desk.calls)
@@ -67,12 +68,12 @@ class Host:
 
     def _open(self, config: ModelConfig, instances: int) -> Executor:
         cache_bytes = self._options.cache_bytes
-        cache = Cache(cache_bytes) if config.response_cache.enable and cache_bytes else None
+        self._cache = Cache(cache_bytes) if config.response_cache.enable and cache_bytes else None
         scheduler = scheduler_for(config, instances)
         options = self._options
         if options.resources_path:
             scheduler = limited(scheduler, places(config), options.resources_path, options.resources)
-        self._desk.executor = executor = Executor(config, scheduler, self._counters, cache)
+        self._desk.executor = executor = Executor(config, scheduler, self._counters, self._cache)
         return executor
 
     def _announce(self) -> None:
@@ -90,8 +91,12 @@ class Host:
 
     def _statistics(self) -> ModelStatistics:
         statistics = self._counters.statistics
-        executor = self._desk.executor
+        executor, cache = self._desk.executor, self._cache
         statistics.pending = 0 if executor is None else executor.waiting
+        if cache is not None:
+            told = statistics.cache
+            told.entries, told.evictions = len(cache), cache.evictions
+            told.used_bytes, told.size_bytes = cache.used_bytes, cache.size_bytes
         return statistics
 
     def _answer(self, path: str) -> Answer:

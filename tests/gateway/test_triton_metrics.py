@@ -7,7 +7,7 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from backends.config import ModelConfig, ResponseCache, TransactionPolicy
-from backends.statistics import Duration, InferenceStatistics, ModelStatistics
+from backends.statistics import CacheStatistics, Duration, InferenceStatistics, ModelStatistics
 from backends.worker.messages import Metric
 from gateway.triton_metrics import Told, model_families, open_metrics, text
 
@@ -57,6 +57,23 @@ def test_only_models_with_a_cache_tell_of_it() -> None:
         'nv_cache_num_hits_per_model{model="cached",version="1"} 2'
     ]
     assert 'nv_cache_hit_duration_per_model{model="cached",version="1"} 7' in lines
+
+
+def test_caches_are_told_of_as_one() -> None:
+    versions = [_told(), *(_told(name, response_cache=ResponseCache(enable=True)) for name in ("a", "b"))]
+    for version in versions[1:]:
+        version.statistics.cache = CacheStatistics(3, 1, 512, 1024, Duration(5, 7_000), Duration(4, 3_000))
+    lines = [line for line in _lines(*versions) if line.startswith("nv_cache") and "per_model" not in line]
+    assert lines == [
+        "nv_cache_util 0.5",
+        "nv_cache_num_entries 6",
+        "nv_cache_num_hits 4",
+        "nv_cache_num_misses 0",
+        "nv_cache_num_lookups 10",
+        "nv_cache_num_evictions 2",
+        "nv_cache_lookup_duration 14",
+        "nv_cache_insertion_duration 6",
+    ]
 
 
 def test_times_to_the_first_response_are_a_histogram_of_decoupled_models() -> None:

@@ -93,6 +93,9 @@ async def test_hits_are_answered_without_an_execution_and_counted_as_triton_does
             assert stats.cache_miss.ns > 0
             assert (stats.success.count, stats.queue.count, stats.compute_infer.count) == (6, 6, 4)
             assert told.inference_count == 4
+            assert (told.cache.entries, told.cache.evictions, told.cache.size_bytes) == (2, 0, 100_000)
+            assert (told.cache.lookup.count, told.cache.insertion.count) == (6, 2)
+            assert 0 < told.cache.used_bytes < 2000
 
 
 @pytest.mark.slow
