@@ -30,7 +30,7 @@ _HEAD_LIMIT_BYTES = 32 * 1024
 _MOST_STREAMS = 4096
 _COPIED_BYTES = 8 * 1024
 # Of answers to a client that asks without reading them.
-_MOST_UNREAD_BYTES = 2 << 20
+_MOST_UNREAD_ANSWERS = 10_000
 _HANDSHAKE_SECONDS = 20.0
 _FAREWELL_SECONDS = 1.0
 
@@ -96,6 +96,7 @@ class Connection(asyncio.Protocol):
         self._data_stream = 0
         self._data_ends = False
         self._taken_bytes = 0
+        self._unread_answers = 0
         self._handshake: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -117,6 +118,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.is_paused = False
+        self._unread_answers = 0
         self._wake()
 
     def data_received(self, data: bytes) -> None:
@@ -375,7 +377,9 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, answer: bytes) -> None:
         """Send what a client can ask for without end."""
-        if self.is_paused and self._output.unsent_bytes() > _MOST_UNREAD_BYTES:
+        if self.is_paused:
+            self._unread_answers += 1
+        if self._unread_answers > _MOST_UNREAD_ANSWERS:
             raise Http2Error(h2.ENHANCE_YOUR_CALM, "answers are not read")
         self.send(answer)
 

@@ -34,9 +34,6 @@ class Output:
             self._buffers.append(buffer)
             self._size_bytes += len(buffer)
 
-    def unsent_bytes(self) -> int:
-        return self._size_bytes + self._transport.get_write_buffer_size()
-
     def close(self) -> None:
         """Close once all is sent."""
         if not self.is_closed:

@@ -236,6 +236,23 @@ async def test_a_client_that_asks_without_reading_is_sent_away(served: Served) -
     assert await _lives(served)
 
 
+async def test_pings_while_a_large_answer_waits_to_be_read_hurt_nobody(served: Served) -> None:
+    raw = await Raw.open(served.port, settings={h2.INITIAL_WINDOW_SIZE: 1 << 30})
+    body = identity_request(2_000_000)
+    raw.send(h2.window_update(0, 1 << 30))
+    raw.send(h2.frame(h2.HEADERS, h2.END_HEADERS, 1, raw.head(INFER)))
+    message = b"\0" + len(body).to_bytes(4) + body
+    for position in range(0, len(message), 500_000):
+        ends = h2.END_STREAM if position + 500_000 >= len(message) else 0
+        raw.send(h2.frame(h2.DATA, ends, 1, message[position : position + 500_000]))
+        await raw.writer.drain()
+    await raw.expect(h2.DATA)
+    for _ in range(100):
+        raw.send(h2.frame(h2.PING, 0, 0, b"12345678"))
+    assert (await raw.answer(1))[2]["grpc-status"] == "0"
+    await raw.close()
+
+
 async def test_what_is_no_grpc_gets_an_http_status(served: Served) -> None:
     raw = await Raw.open(served.port)
     block = raw.encoder.encode([(":method", "GET"), (":path", "/"), (":scheme", "http")])
