@@ -69,9 +69,7 @@ venv-dev:
 	@deploy/venv.sh dev
 
 weights: venv
-	@.venv/bin/tritium models pull $(DEMO)
-	@.venv/bin/tritium models pull $(EMBEDDER)
-	@.venv/bin/tritium models pull $(RERANKER)
+	@.venv/bin/tritium models pull $(DEMO) $(EMBEDDER) $(RERANKER)
 
 test-weights: weights
 	@.venv/bin/tritium models pull all-minilm-l6-v2 --model-repository tests/model_repository

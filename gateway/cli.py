@@ -272,13 +272,16 @@ def _control(name: str, action: str, url: str, key: str) -> None:
 
 
 @models.command("pull")
-def pull_model(
-    name: Annotated[str, typer.Argument(help="Name of the model.")], model_repository: Repositories = None
+def pull_models(
+    names: Annotated[list[str], typer.Argument(help="Names of models.", metavar="NAME...")],
+    model_repository: Repositories = None,
 ) -> None:
-    """Fetch a model's weights into the repository and check them against its manifest."""
+    """Fetch models' weights into the repository and check them against their manifests."""
     from gateway import catalogue
 
-    catalogue.pull_model(name, _ours(model_repository).model_repository, Console(stderr=True))
+    repositories = _ours(model_repository).model_repository
+    for name in names:
+        catalogue.pull_model(name, repositories, Console(stderr=True))
 
 
 def _ours(model_repository: list[str] | None = None, model_config_name: str = "") -> Settings:
