@@ -237,11 +237,24 @@ class Executor:
             worker.overtime.cancel()
         now_ns = time.monotonic_ns()
         self.counters.executed(batch, worker.began_ns, now_ns, executed)
+        for key in executed.again:
+            self._again(worker, key, now_ns)
         self._scheduler.done(worker.number, batch, now_ns)
         self._idle.append(worker)
         self._go_on(now_ns)
 
     # the course of things
+
+    def _again(self, worker: Worker, key: int, now_ns: int) -> None:
+        """The model wants a request in another batch before it answers it to the end."""
+        request = worker.running.pop(key, None)
+        if request is None:
+            return
+        request.worker = None
+        if request.entry.is_cancelled:
+            self._refuse(request, InferenceError("Request was cancelled", Code.CANCELLED), Reason.CANCELED)
+        else:
+            self._scheduler.again(request.entry, now_ns)
 
     def _begin(self, worker: Worker, batch: Batch, now_ns: int) -> None:
         worker.batch = batch

@@ -157,13 +157,15 @@ class Executed(msgspec.Struct, array_like=True, tag="executed"):
     """Instance → host: it can take the next batch. Nanoseconds that it spent; answers may still come (decoupled).
 
     `failed`: the model's `execute` raised, or gave no usable answers, so that every member of the batch failed; one
-    that the model itself answered with an error did not.
+    that the model itself answered with an error did not. `again`: members that the model wants in another batch before
+    it answers them to the end.
     """
 
     compute_input_ns: int = 0
     compute_infer_ns: int = 0
     compute_output_ns: int = 0
     failed: bool = False
+    again: list[int] = []
 
 
 class Metric(msgspec.Struct, array_like=True, frozen=True):

@@ -177,6 +177,8 @@ class Upstream:
         else:
             self._unsent.append((message, tensors))
             self._wake.set()
+            if self._task.done():  # it was closed, and whoever holds the model still uses it
+                self._task = self.loop.create_task(self._run())
 
     def close(self) -> None:
         """Take no new work, end when what is under way has ended."""
@@ -212,6 +214,7 @@ class Upstream:
             self._unsent.clear()
             await self._gone.wait()
             self._gone.clear()
+            await asyncio.sleep(pause_seconds)  # it may be one that takes connections and leaves at once
 
     def _fail(self, error: ServingError) -> None:
         """Whatever was under way comes to nothing."""
@@ -251,7 +254,7 @@ class Upstream:
 
     def lost(self, reason: str) -> None:
         self._link = self.status = None
-        self._has_failed = True
+        self._has_failed = not self._is_closed
         self._answering.end()
         self._fail(InferenceError(f"The model '{self._name}' lost its process: {reason}.", Code.UNAVAILABLE))
         self._gone.set()

@@ -162,6 +162,27 @@ async def test_a_lost_connection_cancels_what_came_over_it(steady: RunningHost, 
         assert values(await answer(leaving, request([4]))) == [[8]]
 
 
+async def test_a_closed_model_finishes_lets_go_and_still_serves_who_holds_it(
+    steady: RunningHost, tmp_path: Path
+) -> None:
+    async with connected(steady) as model:
+        begun, until = tmp_path / "begun", tmp_path / "until"
+        running = asyncio.create_task(answer(model, request([1], begun=str(begun), until=str(until))))
+        await appears(begun)
+        model.close()
+        assert model.work() == {steady.address: 1}
+        assert model.connections() == (1, 0)
+        until.touch()
+        assert values(await running) == [[2]]
+
+        async def let_go() -> bool:
+            return model.connections() == (0, 0)
+
+        await eventually_async(let_go, what="the end of the connection")
+        assert values(await answer(model, request([2]))) == [[4]]
+        await eventually_async(let_go, what="the end of the second connection")
+
+
 async def test_bytes_that_are_no_frames_end_their_connection_alone(steady: RunningHost, model: WorkerModel) -> None:
     path = steady.address.removeprefix("unix:")
     for garbage in (b"\xff" * 64, b"\x04\x00\x00\x00" + bytes(8) + b"\xc1\xc1\xc1\xc1"):
