@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Sequence
 from itertools import count
 from queue import SimpleQueue
@@ -85,6 +86,7 @@ class Exchange:
     def __init__(self, link: BlockingLink) -> None:
         self._link = link
         self._sending = threading.Lock()
+        self._deferred: deque[Message] = deque()
         self._reading = threading.Lock()
         self._waiting: dict[int, SimpleQueue[Any]] = {}
         self._work: SimpleQueue[Any] = SimpleQueue()
@@ -120,9 +122,14 @@ class Exchange:
         """Send at once. Raises `OSError` when the host is gone."""
         if type(message) is Respond and message.final:
             self._running.pop(message.id, None)
-        buffers = pack(message, tensors)
-        with self._sending:
-            self._link.write(buffers)
+        self._write(pack(message, tensors))
+
+    def send_soon(self, message: Message) -> None:
+        """As `send`, for finalizers: they may run in a thread that is just sending, and must not wait for it."""
+        if type(message) is Respond and message.final:
+            self._running.pop(message.id, None)
+        self._deferred.append(message)
+        self._send_deferred()
 
     def finish(self, answers: Sequence[Answer], last: Message) -> None:
         """Send answers and a last message in one go. Raises `OSError` when the host is gone."""
@@ -135,8 +142,7 @@ class Exchange:
         if len(buffers) == 2:
             # One small answer, which is the most there is to say: one piece goes out faster than two.
             buffers = [b"".join(buffers)]
-        with self._sending:
-            self._link.write(buffers)
+        self._write(buffers)
 
     def ask(self, question: Infer | Control, inputs: Sequence[Tensor], box: Box) -> int:
         """Send a question under an id of its own, which is returned; its answers are put into the box.
@@ -155,9 +161,9 @@ class Exchange:
             self._attendant.start()
 
     def leave(self, id: int) -> None:
-        """Want no more answers to a question."""
+        """Want no more answers to a question. A finalizer may say so."""
         if id in self._asked:
-            self.send(Cancel(id))
+            self.send_soon(Cancel(id))
 
     def poll(self) -> None:
         """Take in what has come. Costs a system call, unless somebody is reading anyway."""
@@ -197,6 +203,21 @@ class Exchange:
         finally:
             del self._waiting[id(box)]
             self._pass_on()
+
+    def _write(self, buffers: Sequence[Buffer]) -> None:
+        with self._sending:
+            self._link.write(buffers)
+        if self._deferred:
+            self._send_deferred()
+
+    def _send_deferred(self) -> None:
+        """Whoever sends meanwhile looks at what is deferred when it has done."""
+        while self._deferred and self._sending.acquire(blocking=False):
+            try:
+                while self._deferred:
+                    self._link.write(pack(self._deferred.popleft()))
+            finally:
+                self._sending.release()
 
     def _pass_on(self) -> None:
         """Wake one who waits, to read; nobody may be reading. Waking one too many does no harm."""

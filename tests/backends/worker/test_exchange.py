@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import random
 import socket
 import threading
@@ -157,3 +158,26 @@ def test_the_end_of_the_host_ends_the_loop_and_answers_every_question(ends):
     ends.exchange.poll()
     with pytest.raises(EOFError):
         ends.exchange.wait(SimpleQueue())
+
+
+class _Dropped:
+    """Sends when it is collected, which may be in the middle of anything."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        self.itself = self
+
+    def __del__(self) -> None:
+        self.exchange.send_soon(Cancel(7))
+
+
+def test_what_a_finalizer_sends_waits_for_nobody(ends):
+    ends.exchange._sending.acquire()
+    dropped = _Dropped(ends.exchange)
+    del dropped
+    gc.collect()
+    ends.exchange._sending.release()
+    ends.exchange.send(Executed())
+    assert [ends.link.receive()[0] for _ in range(2)] == [Executed(), Cancel(7)]
+    ends.exchange.send_soon(Cancel(8))
+    assert ends.link.receive()[0] == Cancel(8)

@@ -262,11 +262,33 @@ class TritonPythonModel:
 """
 
 
-def test_a_rescheduled_request_is_executed_again(tmp_path):
+def test_a_rescheduled_request_is_given_back_for_another_batch(tmp_path):
     with instance() as host:
         host.load(configuration(tmp_path, RESCHEDULING))
-        assert host.ask(tensor("X", X))[1]["Y"].tolist() == [0]
+        (first,) = host.start([tensor("X", X)])
+        assert host.await_end().again == [first]
         assert host.ask(tensor("X", X))[0].message == (
             PREFIX + "Expected a None object in the execute function return list for reschduled request, found type"
             " '<class 'int'>'."
         )
+        assert host.ask(tensor("X", X))[1]["Y"].tolist() == [0]
+
+
+SENDING = """
+class TritonPythonModel:
+    def execute(self, requests):
+        response = pb_utils.InferenceResponse([pb_utils.Tensor("Y", np.array([1], np.int32))])
+        requests[0].get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        return [response if requests[0].inputs()[0].as_numpy()[0, 0] else None]
+"""
+
+
+def test_a_model_that_is_not_decoupled_may_send_its_response_instead_of_returning_it(tmp_path):
+    with instance() as host:
+        host.load(configuration(tmp_path, SENDING))
+        for value, fails in ((X * 0, False), (X, True)):
+            (key,) = host.start([tensor("X", value)])
+            respond, _ = host.next()
+            assert (respond.id, respond.final, respond.error) == (key, True, "")
+            # Returning it as well is an error of the model's, which comes too late for whoever asked.
+            assert host.await_end().failed is fails
