@@ -19,11 +19,11 @@ from gateway.settings import Settings
 class Override:
     """What a client loads a model with: a configuration in JSON, and files by their path in the model's folder.
 
-    With files the repository's folder does not count.
+    The files are copied from where they lie. With files the repository's folder does not count.
     """
 
     config: str | None = None
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 def choose(settings: Settings) -> list[ModelConfig | BrokenModel]:
@@ -78,7 +78,7 @@ class Overrides:
             return find(self._settings, name, known[0])
         if override is None:
             return find(self._settings, name)
-        files = self._write(name, override.files) if override.files else None
+        files = self._copy(name, override.files) if override.files else None
         configs = find(self._settings, name, override, files)
         self._known[name] = override, files, self._stamp(name)
         return configs
@@ -97,14 +97,19 @@ class Overrides:
     def _stamp(self, name: str) -> int:
         return hash(tuple(stamp(folder) for folder in folders(self._settings.model_repository).get(name, [])))
 
-    def _write(self, name: str, files: Mapping[str, bytes]) -> Path:
+    def _copy(self, name: str, files: Mapping[str, Path]) -> Path:
+        if name in {"", ".", ".."} or "/" in name:
+            raise InvalidRequest(f"{name!r} is no name of a model.")
         folder = self._folder / str(self._next()) / name
-        for path, content in files.items():
+        for path, source in files.items():
             file = (folder / path).resolve()
             if not file.is_relative_to(folder.resolve()):
                 raise InvalidRequest(f"Model {name!r}: the file {path!r} is not inside the model's folder.")
-            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            file.write_bytes(content)
+            try:
+                file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                shutil.copyfile(source, file)
+            except OSError as error:
+                raise InvalidRequest(f"Model {name!r}: the file {path!r} cannot be written: {error}.") from error
         return folder
 
 

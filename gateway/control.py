@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -114,7 +115,7 @@ class Control:
                 return await self._models.index()
             case "kserve_load":
                 order = question.order
-                override = Override(order.config, order.files)
+                override = Override(order.config, {path: Path(place) for path, place in order.files.items()})
                 await self._models.load(subject, None if override == Override() else override)
                 await self._until_known()
             case "kserve_unload":

@@ -101,11 +101,12 @@ class Queue(msgspec.Struct, frozen=True):
 class LoadOrder(msgspec.Struct, frozen=True):
     """How a model is to be loaded or unloaded: a configuration in JSON and files in the place of the repository's.
 
-    `with_parts`: unload those too that were loaded for it alone.
+    `files` are, by their path in the model's folder, where they lie until this is answered. `with_parts`: unload those
+    too that were loaded for it alone.
     """
 
     config: str | None = None
-    files: dict[str, bytes] = {}
+    files: dict[str, str] = {}
     with_parts: bool = False
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+import shutil
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -14,6 +18,7 @@ from gateway.plane import Plane
 from gateway.snapshot import LoadOrder
 
 _FILE = "file:"
+_CONFIG_CHARACTERS = 8 * 1024 * 1024
 
 
 class IndexEntry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -61,7 +66,18 @@ async def load(
             files[key.removeprefix(_FILE)] = value if isinstance(value, bytes) else _decoded(value)
         else:
             raise InferenceError("unexpected error on creating Triton parameter")
-    await plane.questions.ask("kserve_load", name, LoadOrder(config, files))
+    if config is not None and len(config) > _CONFIG_CHARACTERS:
+        raise InferenceError(f"failed to load '{name}', its configuration is over {_CONFIG_CHARACTERS} characters")
+    # The channel to the supervisor is for messages: files may be as large as models are.
+    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="sent-", dir=plane.settings.runtime_dir))
+    try:
+        places = {path: folder / str(number) for number, path in enumerate(files)}
+        for path, place in places.items():
+            await asyncio.to_thread(place.write_bytes, files[path])
+        order = LoadOrder(config, {path: str(place) for path, place in places.items()})
+        await plane.questions.ask("kserve_load", name, order)
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 async def unload(plane: Plane, name: str, *, dependents: bool = False, repository: str = "") -> None:

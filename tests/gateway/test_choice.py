@@ -140,7 +140,8 @@ def test_a_configuration_that_is_refused_does_not_count(overrides: Overrides) ->
 
 
 def test_files_of_a_client_are_a_model_of_their_own_until_it_is_closed(overrides: Overrides, tmp_path: Path) -> None:
-    (model,) = overrides.find("fresh", Override('{"backend": "python"}', {"1/model.py": b"import x\n"}))
+    (tmp_path / "sent").write_bytes(b"import x\n")
+    (model,) = overrides.find("fresh", Override('{"backend": "python"}', {"1/model.py": tmp_path / "sent"}))
     assert isinstance(model, ModelConfig)
     assert (Path(model.path) / "model.py").read_bytes() == b"import x\n"
     assert overrides.has_files("fresh")
@@ -149,9 +150,15 @@ def test_files_of_a_client_are_a_model_of_their_own_until_it_is_closed(overrides
 
 
 def test_files_need_a_configuration_and_stay_in_their_folder(overrides: Overrides, tmp_path: Path) -> None:
+    (tmp_path / "sent").touch()
     with pytest.raises(InvalidRequest, match="without a configuration"):
-        overrides.find("fresh", Override(None, {"1/model.py": b""}))
+        overrides.find("fresh", Override(None, {"1/model.py": tmp_path / "sent"}))
     for path in ("../../../escaped", "/tmp/escaped"):
         with pytest.raises(InvalidRequest, match="not inside the model's folder"):
-            overrides.find("fresh", Override('{"backend": "python"}', {path: b""}))
+            overrides.find("fresh", Override('{"backend": "python"}', {path: tmp_path / "sent"}))
+    for name in ("../escaped", "a/b", "..", ""):
+        with pytest.raises(InvalidRequest, match="is no name of a model"):
+            overrides.find(name, Override('{"backend": "python"}', {"x": tmp_path / "sent"}))
+    with pytest.raises(InvalidRequest, match="cannot be written"):
+        overrides.find("fresh", Override('{"backend": "python"}', {"n" * 300: tmp_path / "sent"}))
     assert not list(tmp_path.rglob("escaped"))

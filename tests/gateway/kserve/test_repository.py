@@ -28,14 +28,16 @@ INDEX = [
 
 
 class Supervisor:
-    """Answers with the index, and keeps what it was asked."""
+    """Answers with the index, and keeps what it was asked, with the files that lay there when it was."""
 
     def __init__(self) -> None:
         self.asked: list[Ask] = []
+        self.files: list[dict[str, bytes]] = []
         self.questions = Questions(self.send)
 
     async def send(self, question: Ask) -> None:
         self.asked.append(question)
+        self.files.append({path: Path(place).read_bytes() for path, place in question.order.files.items()})
         self.questions.told(Told(question.id, json.dumps(INDEX).encode()))
 
 
@@ -63,13 +65,22 @@ async def test_the_index_tells_everything_or_what_can_be_used_now(supervisor: Su
     assert [entry.name for entry in await index(plane(supervisor), ready=True)] == ["a", "twice"]
 
 
-async def test_a_model_is_loaded_with_what_the_client_sends(supervisor: Supervisor) -> None:
+async def test_a_model_is_loaded_with_what_the_client_sends(supervisor: Supervisor, tmp_path: Path) -> None:
     await load(plane(supervisor), "m")
-    await load(plane(supervisor), "m", {"config": "{}", "file:1/a": "aGk=", "file:1/b": b"raw", "file:1/c": "%%%"})
-    assert orders(supervisor) == [
-        ("kserve_load", "m", LoadOrder()),
-        ("kserve_load", "m", LoadOrder("{}", {"1/a": b"hi", "1/b": b"raw", "1/c": b""})),
+    sent = {"config": "{}", "file:1/a": "aGk=", "file:1/b": b"raw", "file:1/c": "%%%"}
+    await load(plane(supervisor, runtime_dir=tmp_path), "m", sent)
+    assert [(question.action, question.subject, question.order.config) for question in supervisor.asked] == [
+        ("kserve_load", "m", None),
+        ("kserve_load", "m", "{}"),
     ]
+    assert supervisor.files == [{}, {"1/a": b"hi", "1/b": b"raw", "1/c": b""}]
+    assert list(tmp_path.iterdir()) == [], "what was sent lies around"
+
+
+async def test_a_configuration_of_megabytes_is_refused(supervisor: Supervisor) -> None:
+    with pytest.raises(InferenceError, match="is over 8388608 characters"):
+        await load(plane(supervisor), "m", {"config": "x" * (8 * 1024 * 1024 + 1)})
+    assert supervisor.asked == []
 
 
 async def test_a_model_is_unloaded_alone_or_with_its_parts(supervisor: Supervisor) -> None:
