@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import sys
 import tarfile
-import tempfile
 
 import numpy as np
 import pytest
@@ -53,7 +52,6 @@ def test_a_model_runs_under_the_python_of_its_environment(tmp_path):
 
 def test_an_archived_environment_is_unpacked_once(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
     folder = environment(tmp_path / "env", f'exec {sys.executable} "$@"')
     with tarfile.open(tmp_path / "env.tar.gz", "w:gz") as tar:
         tar.add(folder, ".")
