@@ -22,7 +22,7 @@ def main() -> None:
     from transformers.cli.transformers import main as transformers  # type: ignore[import-not-found]  # in its own environment
 
     if not Path(model).is_dir():
-        from huggingface_hub import snapshot_download  # type: ignore[import-not-found]  # as above
+        from huggingface_hub import snapshot_download
 
         model = snapshot_download(model)
     # The command has no option for a socket: it makes its uvicorn.Config from a host and a port only.
