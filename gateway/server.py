@@ -31,6 +31,7 @@ from gateway.kserve.from_models import FromModels
 from gateway.kserve.grpc import GrpcServer
 from gateway.kserve.services import services
 from gateway.kserve.shared_state import SharedState
+from gateway.kserve.tls import tls_context
 from gateway.plane import Plane
 from gateway.questions import Questions
 from gateway.quotas import Quotas
@@ -47,6 +48,7 @@ _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 4096
 _POLL_SECONDS = 0.02
 _FAREWELL_SECONDS = 6
+_ZLIB_LEVELS = {"none": 0, "low": 1, "medium": 6, "high": 9}
 
 
 class ServerProcess:
@@ -75,7 +77,12 @@ class ServerProcess:
         dataplane = DataPlane(registry, SharedState(shared))
         self._listener = listener
         self._grpc_listener = grpc_listener
-        self._grpc = GrpcServer(services(self._plane, dataplane), decompressed_bytes=settings.max_body_bytes)
+        self._grpc_tls = tls_context(settings)
+        self._grpc = GrpcServer(
+            services(self._plane, dataplane),
+            decompressed_bytes=settings.max_body_bytes,
+            compression_level=_ZLIB_LEVELS[settings.grpc_infer_response_compression_level],
+        )
         self._channel = channel
         self._drain_asked = asyncio.Event()
         self._drain_seconds = settings.exit_timeout_secs
@@ -115,7 +122,7 @@ class ServerProcess:
                 return 1
             serving = asyncio.create_task(self._server.serve([self._listener]))
             if self._grpc_listener is not None:
-                await self._grpc.start(self._grpc_listener)
+                await self._grpc.start(self._grpc_listener, self._grpc_tls)
             await self._announce()
             # What lives now lives for ever: the collector need not look at it again.
             gc.collect()

@@ -88,6 +88,14 @@ class Settings(BaseModel):
         "Listening", "", "Regular expression of HTTP header names that become parameters of a KServe request."
     )
     grpc_header_forward_pattern: str = _setting("Listening", "", "The same of gRPC metadata.")
+    grpc_infer_response_compression_level: Literal["none", "low", "medium", "high"] = _setting(
+        "Listening", "none", "How much gRPC answers are compressed for clients that take them so."
+    )
+    grpc_use_ssl: bool = _setting("Listening", False, "Speak TLS on the gRPC port.")
+    grpc_use_ssl_mutual: bool = _setting("Listening", False, "The same, and only to clients with a certificate.")
+    grpc_server_cert: Path | None = _setting("Listening", None, "File with the gRPC port's certificate chain (PEM).")
+    grpc_server_key: Path | None = _setting("Listening", None, "File with its private key (PEM).")
+    grpc_root_cert: Path | None = _setting("Listening", None, "File with the authorities of clients' certificates.")
     workers: int = _setting("Listening", 1, "Server processes that share the port and all engines.", ge=1, le=256)
     api_key_file: Path | None = _setting(
         "Listening", None, "File with the API keys that are let in, one a line; with tenants where it ends with .toml."

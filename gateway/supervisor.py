@@ -24,6 +24,7 @@ from gateway.cache_salt import CacheSalt
 from gateway.children import SERVER_ARGV, ServerChild
 from gateway.control import Control, burden
 from gateway.fleet import Fleet
+from gateway.kserve.tls import tls_context
 from gateway.loads import LoadWatch
 from gateway.metrics import Ledger, MetricsServer
 from gateway.settings import Settings
@@ -48,6 +49,7 @@ async def supervise(settings: Settings, *, server_argv: Sequence[str] = SERVER_A
         Keys.read(settings)  # each server process reads them too
         AdminKeys(settings)
         CacheSalt.read(settings.cache_salt_file)
+        tls_context(settings)
         with (
             _runtime_dir(settings) as runtime_dir,
             _listening(settings, settings.http_port) as listeners,
