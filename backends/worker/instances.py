@@ -24,6 +24,8 @@ _logger = logging.getLogger(__name__)
 
 _FIRST_DELAY_SECONDS = 0.2
 _LONGEST_DELAY_SECONDS = 30.0
+# Of one that can be loaded: a request that ends it again and again is not to take the model from all others.
+_LONGEST_DELAY_AFTER_WORK_SECONDS = 1.0
 _STABLE_SECONDS = 60.0
 _MOST_FAILED_LOADS = 5
 _GPUS = Path("/proc/driver/nvidia/gpus")
@@ -85,7 +87,7 @@ class Instances:
 
     async def _keep(self, instance: Instance, completed: asyncio.Future[None] | None = None) -> None:
         """Keep one instance running. Raises `LoadFailed` when the model fails with it."""
-        failures = 0
+        ends = failed_loads = 0
         has_loaded = False
         loop = asyncio.get_running_loop()
         while True:
@@ -93,17 +95,17 @@ class Instances:
                 await self._load(instance, completed)
                 if not has_loaded:
                     self._missing -= 1
-                has_loaded, completed = True, None
+                has_loaded, completed, failed_loads = True, None, 0
                 began = loop.time()
                 self._arrive(instance)
                 reason = await instance.reason()
-                failures = 0 if loop.time() - began >= _STABLE_SECONDS else failures + 1
-                delay_seconds = 0.0 if failures <= 1 else _delay_seconds(failures - 1)
+                ends = 0 if loop.time() - began >= _STABLE_SECONDS else ends + 1
+                delay_seconds = min(_delay_seconds(ends - 1), _LONGEST_DELAY_AFTER_WORK_SECONDS) if ends > 1 else 0.0
             except LoadFailed as error:
-                failures += 1
+                failed_loads += 1
                 reason = f"could not be loaded again: {error}"
-                delay_seconds = _delay_seconds(failures)
-                if not has_loaded or (failures > _MOST_FAILED_LOADS and not self.alive):
+                delay_seconds = _delay_seconds(failed_loads)
+                if not has_loaded or (failed_loads > _MOST_FAILED_LOADS and not self.alive):
                     raise
             finally:
                 await instance.end()
@@ -134,6 +136,8 @@ class Instances:
 
     def _arrive(self, instance: Instance) -> None:
         assert self.executor is not None
+        if instance.link.is_lost:
+            return  # it ended as soon as it had loaded, and gets no work
         instance.is_working = True
         self.alive += 1
         if not self._missing:
