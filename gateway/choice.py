@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -139,14 +139,19 @@ class NoVersion(InvalidRequest):
 
 def stamp(path: Path) -> int:
     """Changes when a file in a folder is written, comes or goes; what Python keeps beside its modules is none."""
-    return hash(tuple(sorted(_files(path))))
+    return hash(tuple(sorted(_files(path.rglob("*")))))
 
 
-def _files(path: Path) -> Iterator[tuple[str, int, int]]:
-    for file in path.rglob("*"):
+def version_stamp(version: Path) -> int:
+    """The same for one version of a model: its folder, and the files beside it, which all versions share."""
+    return hash((stamp(version), tuple(sorted(_files(version.parent.glob("*"))))))
+
+
+def _files(found: Iterable[Path]) -> Iterator[tuple[str, int, int]]:
+    for file in found:
         if file.suffix != ".pyc" and file.is_file():
-            found = file.stat()
-            yield str(file), found.st_mtime_ns, found.st_size
+            told = file.stat()
+            yield str(file), told.st_mtime_ns, told.st_size
 
 
 def _load(settings: Settings) -> list[ModelConfig | BrokenModel]:
