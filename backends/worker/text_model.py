@@ -65,6 +65,8 @@ class TextModel:
         inputs: Sequence[Signature],
         outputs: Sequence[Signature],
     ) -> None:
+        if len(config.output) != 1:
+            raise LoadError(f"model '{config.name}' gives one output of its texts, and has {len(config.output)}")
         self._session = session
         self._text = text
         self._output = config.output[0].name

@@ -190,6 +190,12 @@ def test_an_output_that_there_is_not_is_refused(make):
         make(output="gone")
 
 
+def test_one_output_is_wanted(tmp_path):
+    told = config(folder(tmp_path))
+    with pytest.raises(LoadError, match="gives one output of its texts, and has 0"):
+        TextModel(told, declared(told), Session(), [], [TOKENS])
+
+
 def test_what_is_wrong_about_texts_fails_the_load(tmp_path):
     with pytest.raises(LoadError, match="is no file"):
         declared(config(tmp_path))
