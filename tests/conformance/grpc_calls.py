@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 SERVICE = "inference.GRPCInferenceService"
-_SECONDS = 20.0
+_SECONDS = 60.0
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """gRPC calls whose answers of real Triton are kept in `grpc_infer.json`: what is sent, by name.
 
 `python -m tests.conformance.grpc_cases HOST:PORT FILE` asks a server over the conformance model repository and
-writes what it answers.
+writes what it answers; with `explicit` after it, one in explicit mode that was started with `simple` alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from tests.conformance.grpc_calls import Call, ask
+from tests.conformance.grpc_explicit_cases import explicit_cases
 from tests.conformance.grpc_protocol_cases import protocol_cases
 from tests.conformance.grpc_tensor_cases import tensor_cases
 
@@ -25,9 +26,9 @@ def cases() -> list[Call]:
 
 
 def main() -> None:
-    target, file = sys.argv[1:]
+    target, file, *mode = sys.argv[1:]
     recorded = []
-    for call in cases():
+    for call in explicit_cases() if mode else cases():
         answer = ask(target, call)
         recorded.append(
             {

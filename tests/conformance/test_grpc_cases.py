@@ -12,6 +12,7 @@ import pytest
 from tests.conformance.grpc_answers import readable, recorded
 from tests.conformance.grpc_calls import Answer, Call, ask
 from tests.conformance.grpc_cases import cases
+from tests.conformance.grpc_explicit_cases import explicit_cases
 from tests.conformance.triton_models import plane_over
 from tests.gateway.kserve.grpc_server import serving_grpc
 from tests.servers import serving
@@ -19,6 +20,7 @@ from tests.servers import serving
 FOLDER = Path(__file__).parent
 REPOSITORY = FOLDER / "model_repository"
 RECORDED = list(recorded(FOLDER / "grpc_infer.json"))
+EXPLICIT = list(recorded(FOLDER / "grpc_explicit.json"))
 METADATA = list(recorded(FOLDER / "grpc_metadata.json"))
 
 # Models are loaded by the supervisor: without one nothing completes a configuration, fails or is told of.
@@ -41,10 +43,11 @@ def _differences(target: str, asked: list[tuple[Call, Answer]]) -> list[str]:
 
 
 def test_what_was_recorded_is_what_would_be_asked() -> None:
-    assert {call.name: [base64.b64encode(body) for body in call.requests] for call, _ in RECORDED} == {
-        call.name: [base64.b64encode(each.SerializeToString(deterministic=True)) for each in call.requests]
-        for call in cases()
-    }
+    for answered, asked in ((RECORDED, cases()), (EXPLICIT, explicit_cases())):
+        assert {call.name: [base64.b64encode(body) for body in call.requests] for call, _ in answered} == {
+            call.name: [base64.b64encode(each.SerializeToString(deterministic=True)) for each in call.requests]
+            for call in asked
+        }
 
 
 async def test_the_front_end_answers_as_triton_does() -> None:
@@ -59,4 +62,11 @@ def test_the_whole_server_answers_as_triton_does() -> None:
     asked = [pair for pair in (*METADATA, *RECORDED) if pair[0].name not in BETTER]
     with serving(REPOSITORY, "--no-access-log") as server:
         found = _differences(f"127.0.0.1:{server.grpc_port}", asked)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.slow
+def test_models_come_and_go_as_triton_s_do() -> None:
+    with serving(REPOSITORY, "--model-control-mode", "explicit", "--load-model", "simple") as server:
+        found = _differences(f"127.0.0.1:{server.grpc_port}", EXPLICIT)
     assert not found, "\n".join(found)
