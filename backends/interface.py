@@ -6,6 +6,8 @@ from typing import Any
 
 Fields = dict[str, Any]
 
+_OF_A_REMOTE = ("max_batch_size", "input", "output", "model_transaction_policy")
+
 ENGINES = frozenset({"echo", "llamacpp", "openai", "sglang", "tensorrtllm", "transformers", "vllm"})
 """The kinds of backend that generate text."""
 
@@ -81,3 +83,11 @@ def complete(fields: Fields) -> None:
         for name, (data_type, dims) in OUTPUTS.items()
     ]
     fields["model_transaction_policy"] = {"decoupled": True}
+
+
+def adopt(fields: Fields, remote: Fields) -> None:
+    """Take over the tensors of a remote model, where the configuration declares none of its own."""
+    if not fields.get("input") and not fields.get("output"):
+        for name in _OF_A_REMOTE:
+            if name in remote:
+                fields[name] = remote[name]

@@ -18,6 +18,7 @@ import msgspec
 from backends.completion import DEFAULT_FILENAMES, Fields, complete
 from backends.config import InstanceGroup, ModelConfig, read
 from backends.errors import InvalidRequest
+from backends.interface import adopt
 from backends.pbtxt import PbtxtError, read_json, read_text
 from backends.validation import fault, refusal
 
@@ -92,6 +93,21 @@ def folders(paths: Sequence[Path]) -> dict[str, list[Path]]:
 def _waits_for_weights(folder: Path) -> bool:
     """Whether a model has a manifest of weights and nothing of them, nor any other version."""
     return (folder / "weights.json").is_file() and not any(_versions(folder))
+
+
+def adopted(config: ModelConfig, remote: str) -> str:
+    """Triton's JSON of a configuration with the tensors of a remote model, whose JSON is `remote`.
+
+    Raises `InvalidRequest` where that is none.
+    """
+    try:
+        fields, told = json.loads(config.document), json.loads(remote)
+        adopt(fields, told)
+        document = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
+    except (ValueError, TypeError) as error:
+        raise InvalidRequest(f"The remote configuration of model {config.name!r} is wrong: {error}") from error
+    completed(config, document)
+    return document
 
 
 def completed(config: ModelConfig, document: str) -> ModelConfig:

@@ -24,11 +24,11 @@ from backends.engine.process import EngineProcess
 from backends.engine.watch import FailedForGoodError, Patience, RemoteEndpoint
 from backends.errors import InvalidRequest, ServingError
 from backends.model import Endpoint, State
-from backends.repository import BrokenModel, completed, gpus
+from backends.repository import BrokenModel, adopted, completed, gpus
 from backends.validation import fault, group_fault
 from backends.worker.options import OPTIONS_VARIABLE, Options
 from ensembles.kinds import find_kind
-from gateway.choice import stamp
+from gateway.choice import version_stamp
 from gateway.settings import Settings
 from gateway.snapshot import ModelStatus
 
@@ -46,8 +46,6 @@ _BEST_FIRST = (
     State.STOPPED,
     State.FAILED,
 )
-# Routes by which servers of other people say that they can serve, by the kind of model.
-_READINESS = {"kserve": "/v2/health/ready"}
 _GONE = {State.DRAINING, State.STOPPED, State.FAILED}
 
 
@@ -206,7 +204,7 @@ def _replace(config: ModelConfig, before: LoadedModel | None, place: Place, gene
     if config.ensemble_scheduling is not None:
         return model
     if config.backend in DEFAULT_FILENAMES:
-        model.stamp = stamp(Path(config.path))
+        model.stamp = version_stamp(Path(config.path))
         _check_worker(config)
     model.endpoints = (*_processes(model, before, place, generation), *_remote(model, before, place))
     if not model.endpoints:
@@ -307,18 +305,26 @@ def _remote(model: LoadedModel, before: LoadedModel | None, place: Place) -> lis
         endpoint = known.get(address.url)
         if endpoint is None:
             name = f"{config.name}-{config.version}-{address.url.partition('://')[2]}"
-            readiness = _READINESS.get(config.backend)
-            endpoint = RemoteEndpoint(name, address.url, config.name, place.changed, place.patience, readiness)
+            endpoint = RemoteEndpoint(name, address.url, config.name, place.changed, place.patience, *_routes(config))
         model.weights[endpoint.id] = address.weight
         found.append(endpoint)
     return found
+
+
+def _routes(config: ModelConfig) -> tuple[str | None, tuple[str, Callable[[str], str]] | None]:
+    """The route by which a server of other people says that it can serve, and what it says of the model."""
+    if config.backend != "kserve":
+        return None, None
+    version = config.parameters.get("model_version")
+    model = f"/v2/models/{config.parameters.get('model') or config.name}{f'/versions/{version}' if version else ''}"
+    return f"{model}/ready", (f"{model}/config", partial(adopted, config))
 
 
 def is_same(model: LoadedModel, found: ModelConfig | BrokenModel) -> bool:
     """Whether the repository has what this version was loaded from."""
     if isinstance(found, BrokenModel):
         return not model.endpoints and model.reason == found.reason
-    return model.config == found and (not model.stamp or model.stamp == stamp(Path(found.path)))
+    return model.config == found and (not model.stamp or model.stamp == version_stamp(Path(found.path)))
 
 
 def failed(config: ModelConfig, error: ServingError, *, is_known: bool = True) -> LoadedModel:

@@ -6,18 +6,17 @@ engine has told its usage.
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 import msgspec
 
 from backends.config import ModelConfig
 from backends.engine.answer import whole_of
+from backends.engine.begun import Answers, Begun
 from backends.engine.sampling import Asked, asked
 from backends.engine.texts import Choice, outputs, read
-from backends.errors import Code, InferenceError, ServingError, UpstreamProtocolError
+from backends.errors import Code, InferenceError, UpstreamProtocolError
 from backends.model import Body, Capability, InferRequest, InferResponse, OpenAIRequest, OpenAIResponse
 from backends.statistics import ModelStatistics
 
@@ -56,11 +55,18 @@ class Generator(Protocol):
     async def respond(self, request: OpenAIRequest) -> OpenAIResponse: ...
 
 
-class Generation:
-    """The responses to one request: a `Responses`. Leaving it aborts the generation."""
+def infer(model: Generator, request: InferRequest) -> Begun:
+    """Begin the generation that a request asks for; leaving its responses aborts it.
+
+    Raises `InferenceError` where the request does not say what to do.
+    """
+    return Begun(_Generation(model, request).answers(), model.counted)
+
+
+class _Generation:
+    """One request on its way through a model's completions."""
 
     def __init__(self, model: Generator, request: InferRequest) -> None:
-        """Begin at once. Raises `InferenceError` where the request does not say what to do."""
         config = model.config
         self._asked = asked(
             request,
@@ -71,56 +77,13 @@ class Generation:
         self._names = [output.name for output in config.output if output.name in names]
         self._lead = (1,) if config.max_batch_size > 0 else ()
         self._model = model
-        self._body: Body | None = None
-        self._answers = self._answer(_openai(model, request, self._asked, self._names))
-        self._first: asyncio.Task[InferResponse] | None = asyncio.ensure_future(_next(self._answers))
-        self._began_ns = time.monotonic_ns()
-        self._has_answered = False
-        self._has_ended = False
+        self._request = _openai(model, request, self._asked, self._names)
 
-    def __aiter__(self) -> Generation:
-        return self
-
-    async def __anext__(self) -> InferResponse:
-        if self._has_ended:
-            raise StopAsyncIteration
-        try:
-            if self._first is None:
-                response = await anext(self._answers)
-            else:
-                response = await self._first
-                self._first = None
-        except ServingError:
-            await self._end("BACKEND")
-            raise
-        if not self._has_answered:
-            self._has_answered = True
-            self._model.counted.first_response(time.monotonic_ns() - self._began_ns)
-        if response.final:
-            await self._end("" if response.error is None else "BACKEND")
-        return response
-
-    async def aclose(self) -> None:
-        await self._end("CANCELED")
-
-    async def _end(self, failure: str) -> None:
-        if self._has_ended:
-            return
-        self._has_ended = True
-        self._model.counted.settle(1, time.monotonic_ns() - self._began_ns, failure)
-        first, self._first = self._first, None
-        if first is not None:
-            first.cancel()
-            await asyncio.wait([first])
-            if not first.cancelled():
-                first.exception()  # nobody asks for it any more
-        await self._answers.aclose()
-
-    async def _answer(self, request: OpenAIRequest) -> AsyncGenerator[InferResponse, None]:
+    async def answers(self) -> Answers:
         gate = self._model.gate
         permit = None if gate is None else await gate.enter()
         try:
-            response = await self._model.respond(request)
+            response = await self._model.respond(self._request)
             try:
                 if response.status >= 400:
                     yield InferResponse(error=_refusal(response.status, await whole_of(response.body)))
@@ -184,10 +147,6 @@ class Generation:
 
     def _part(self, choices: list[Choice], prompt_tokens: int) -> InferResponse:
         return InferResponse(outputs(choices, self._names, self._lead, prompt_tokens), final=False)
-
-
-async def _next(answers: AsyncIterator[InferResponse]) -> InferResponse:
-    return await anext(answers)
 
 
 def _openai(model: Generator, request: InferRequest, asked: Asked, names: list[str]) -> OpenAIRequest:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from backends.config import ModelConfig
+from backends.engine import inference
 from backends.engine.attempts import Attempts, Budget, whole_answer
+from backends.engine.begun import Begun
 from backends.engine.continuation import Fields
 from backends.engine.hedge import Hedge
-from backends.engine.inference import Gate, Generation
+from backends.engine.inference import Gate
 from backends.engine.policies import policy
 from backends.engine.replica import Replica, Replicas
 from backends.engine.routing import read
@@ -85,8 +87,8 @@ class EngineModel:
         request.route.endpoint = replica.endpoint.id
         return await self.send(replica, request)
 
-    def infer(self, request: InferRequest) -> Generation:
-        return Generation(self, request)
+    def infer(self, request: InferRequest) -> Begun:
+        return inference.infer(self, request)
 
     async def statistics(self) -> ModelStatistics:
         """Inferences of this server process; the supervisor adds up what all of them have."""

@@ -105,11 +105,18 @@ class RemoteEndpoint:
     """A server that someone else runs, watched; never started, never stopped, never given up.
 
     With `readiness`, that route must answer 200. Without it any answer below 500 is a sign of life: hosted servers
-    have no health route.
+    have no health route. With `described`, a route tells the model's configuration, of which a function makes ours.
     """
 
     def __init__(
-        self, id: str, address: str, name: str, changed: asyncio.Event, patience: Patience, readiness: str | None = None
+        self,
+        id: str,
+        address: str,
+        name: str,
+        changed: asyncio.Event,
+        patience: Patience,
+        readiness: str | None = None,
+        described: tuple[str, Callable[[str], str]] | None = None,
     ) -> None:
         self.id = id
         self.address = address
@@ -118,6 +125,7 @@ class RemoteEndpoint:
         self._name = name
         self._patience = patience
         self._readiness = readiness
+        self._described = described
         self._probe = Probe(address)
 
     def drain(self) -> None:
@@ -131,6 +139,8 @@ class RemoteEndpoint:
         try:
             while True:
                 fault = await ask(probe, self._readiness or _REMOTE_HEALTH, patience.timeout_seconds, self._is_alive)
+                if fault is None and status.state is not State.READY:
+                    fault = await self._describe()
                 if fault is None:
                     failures = 0
                     if status.state is not State.READY:
@@ -150,6 +160,20 @@ class RemoteEndpoint:
             probe.close()
             if status.state is not State.FAILED:
                 status.enter(State.STOPPED)
+
+    async def _describe(self) -> str | None:
+        """What is wrong with what the server tells of the model, None where nothing is."""
+        if self._described is None:
+            return None
+        route, ours = self._described
+        told = await configuration(self._probe, route, self._patience.timeout_seconds)
+        if told is None:
+            return f"{route} told no configuration"
+        try:
+            self.status.document = ours(told)
+        except ServingError as error:
+            return error.message
+        return None
 
     def _is_alive(self, code: int) -> bool:
         return code < 500 if self._readiness is None else code == 200
