@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backends.config import InstanceGroup, ModelConfig
+from backends.config import EnsembleScheduling, InstanceGroup, ModelConfig
 from backends.engine.process import EngineProcess
-from backends.engine.watch import Patience, RemoteEndpoint
+from backends.engine.watch import FailedForGoodError, Patience, RemoteEndpoint
 from backends.errors import InvalidRequest, ModelNotFound
 from backends.model import State
 from backends.repository import BrokenModel
@@ -174,3 +176,96 @@ def test_a_model_without_a_ready_endpoint_tells_the_most_hopeful_state(
 ) -> None:
     model = LoadedModel(ModelConfig("m", "openai"), [remote(state, state.value) for state in states])
     assert (model.status().state, model.status().reason) == (expected, expected.value)
+
+
+def worker(folder: Path, text: str = "", **settings: Any) -> ModelConfig:
+    """The configuration of a `model.py` in a repository."""
+    (folder / "w" / "1").mkdir(parents=True, exist_ok=True)
+    file = folder / "w" / "config.pbtxt"
+    if not file.exists() or file.read_text() != f'backend: "python" {text}':
+        file.write_text(f'backend: "python" {text}')
+        (folder / "w" / "1" / "model.py").touch()
+    (config,) = find(Settings(model_repository=(folder,), **settings), "w")
+    return config
+
+
+async def test_a_worker_is_told_the_gateways_options(tmp_path: Path) -> None:
+    settings = Settings(cache_config="local,size=1024", disable_auto_complete_config=True, rate_limit="execution_count")
+    (model,) = await prepare([worker(tmp_path)], Place(settings, "/run/t", asyncio.Event()))
+    (process,) = model.endpoints
+    assert isinstance(process, EngineProcess)
+    options = json.loads(process.command.env["TRITIUM_WORKER_OPTIONS"])
+    assert (options["cache_bytes"], options["completes"]) == (1024, False)
+    assert options["resources_path"] == "/run/t/resources"
+
+
+async def test_a_worker_is_kept_while_neither_its_files_nor_its_configuration_change(tmp_path: Path) -> None:
+    place = Place(Settings(), str(tmp_path), asyncio.Event())
+    before = await replace(worker(tmp_path), None, place)
+    same = await replace(worker(tmp_path), before, place, 1)
+    assert same.endpoints == before.endpoints
+    os.utime(tmp_path / "w" / "1" / "model.py", ns=(1, 1))
+    touched = await replace(worker(tmp_path), before, place, 2)
+    assert touched.endpoints[0].address != before.endpoints[0].address
+    (tmp_path / "w" / "labels.txt").touch()
+    labelled = await replace(worker(tmp_path), touched, place, 3)
+    assert labelled.endpoints[0].address != touched.endpoints[0].address
+    changed = await replace(worker(tmp_path, "max_batch_size: 4"), touched, place, 4)
+    assert changed.endpoints[0].address != touched.endpoints[0].address
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        (
+            "instance_group [ { kind: KIND_CPU gpus: [ 0 ] } ]",
+            "Invalid argument: instance group w_0 of model w has kind KIND_CPU but specifies one or more GPUs",
+        ),
+        (
+            'output [ { name: "O" data_type: TYPE_FP32 dims: [ 1 ] label_filename: "gone.txt" } ]',
+            "Internal: failed to open text file for read {folder}/w/gone.txt: No such file or directory",
+        ),
+    ],
+)
+async def test_what_no_worker_could_load_is_not_started(tmp_path: Path, text: str, cause: str) -> None:
+    (model,) = await loaded(worker(tmp_path, text))
+    assert (model.endpoints, model.cause) == ((), cause.format(folder=tmp_path))
+    assert model.is_known
+
+
+async def test_a_worker_is_served_under_the_configuration_that_it_has_completed(tmp_path: Path) -> None:
+    (model,) = await loaded(worker(tmp_path))
+    (process,) = model.endpoints
+    fields = json.loads(model.config.document)
+    fields |= {"max_batch_size": 4, "dynamic_batching": {}}
+    process.status.document = json.dumps(fields)
+    served = model.status().config
+    assert (served.max_batch_size, model.config.max_batch_size) == (4, 0)
+    assert served.dynamic_batching is not None
+    assert served.dynamic_batching.preferred_batch_size == (4,)
+    assert model.status().config is served
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        (
+            '{"name": "w", "backend": "python", "input": [{"name": "I", "dims": ["1"]}]}',
+            "must specify 'data_type' for w",
+        ),
+        ("{x", "The completed configuration of model 'w' is wrong"),
+    ],
+)
+async def test_a_completed_configuration_is_judged(tmp_path: Path, document: str, words: str) -> None:
+    (model,) = await loaded(worker(tmp_path))
+    (process,) = model.endpoints
+    assert isinstance(process, EngineProcess)
+    with pytest.raises(FailedForGoodError, match=f"^Invalid argument: .*{words}"):
+        process._judge(document)
+    process._judge(model.config.document)
+
+
+async def test_an_ensemble_runs_nothing_of_its_own() -> None:
+    config = ModelConfig("e", "ensemble", platform="ensemble", ensemble_scheduling=EnsembleScheduling())
+    (model,) = await loaded(config)
+    assert (model.endpoints, model.reason) == ((), "")
