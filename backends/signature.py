@@ -49,6 +49,8 @@ class Signature:
         self._output_reshapes = _reshapes(config.output)
         self.reshapes_outputs = bool(self._output_reshapes)
         self._is_sequence = config.sequence_batching is not None
+        # An iterative sequence is one request, which needs no name.
+        self._is_iterative = config.sequence_batching is not None and config.sequence_batching.iterative_sequence
 
     def admit(self, request: InferRequest) -> None:
         """Check a request, and give its inputs the shapes that the model is to see (`reshape`).
@@ -237,7 +239,7 @@ class Signature:
         to_model = f"inference request to model '{self._name}' must specify"
         if self.is_batched and request.inputs and request.inputs[0].shape[0] > 1:
             raise InferenceError(f"{to_model} batch-size 1 due to requirements of sequence batcher", Code.INVALID_ARG)
-        if not request.sequence_id:
+        if not request.sequence_id and not self._is_iterative:
             raise InferenceError(f"{to_model} a non-zero or non-empty correlation ID", Code.INVALID_ARG)
 
     def _wrong_size(self, name: str, expected: int, found: int, request_id: str) -> InferenceError:

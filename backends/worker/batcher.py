@@ -67,6 +67,9 @@ class Single:
         self._entries.appendleft(entry)
         self.waiting += 1
 
+    def again(self, entry: Entry, now_ns: int) -> None:
+        self.retry(entry, now_ns)
+
     def cancel(self, entry: Entry) -> bool:
         entry.is_cancelled = True
         if not entry.is_waiting:

@@ -39,9 +39,10 @@ class Counters:
         rows = sum(entry.rows for entry in entries)
         statistics.last_inference_ms = time.time_ns() // 1_000_000
         statistics.execution_count += 1
-        batches = statistics.batch_stats.get(rows)
+        # Empty slots of a batch of sequences are rows of it, though nobody asked for them.
+        batches = statistics.batch_stats.get(batch.rows)
         if batches is None:
-            batches = statistics.batch_stats[rows] = BatchStatistics()
+            batches = statistics.batch_stats[batch.rows] = BatchStatistics()
         batches.compute_input.add(executed.compute_input_ns)
         batches.compute_infer.add(executed.compute_infer_ns)
         batches.compute_output.add(executed.compute_output_ns)

@@ -32,6 +32,7 @@ class Direct:
         self._least = self._slots * direct.minimum_slot_utilization if direct is not None else 0.0
         self._delay_ns = 1000 * direct.max_queue_delay_microseconds if direct is not None else 0
         self._holds: dict[int, int] = {}
+        self._is_iterative = batching.iterative_sequence
 
     @property
     def waiting(self) -> int:
@@ -69,6 +70,10 @@ class Direct:
     def retry(self, entry: Entry, now_ns: int) -> None:
         del now_ns
         self._sequences.failed.append((entry, self._sequences.loss(entry.infer.sequence_id)))
+
+    def again(self, entry: Entry, now_ns: int) -> None:
+        entry.queued_ns = now_ns
+        self._sequences.again(entry)
 
     def cancel(self, entry: Entry) -> bool:
         entry.is_cancelled = True
@@ -116,7 +121,7 @@ class Direct:
             tensors.extend(its_tensors)
         for sequence in ready.values():
             # The next of the backlog may have the slot at once: the instance is busy until the last one has run.
-            if not (sequence.is_open or sequence.entries):
+            if not (sequence.is_open or sequence.entries or self._is_iterative):
                 sequences.leave(sequence)
         return Batch(entries, messages, tensors, len(messages), list(ready.values()))
 

@@ -80,6 +80,9 @@ class Dynamic:
         self._queue.retry(entry)
         self._hold_until_ns = 0
 
+    def again(self, entry: Entry, now_ns: int) -> None:
+        self.retry(entry, now_ns)
+
     def cancel(self, entry: Entry) -> bool:
         return self._queue.cancel(entry)
 

@@ -18,18 +18,22 @@ from typing import Any, Protocol, TypeVar
 from backends.errors import Code
 from backends.tensors import Buffer, Tensor
 from backends.worker.frames import BlockingLink, FrameError, pack, tensors
-from backends.worker.messages import Cancel, Control, Execute, Infer, Load, Message, Pace, Respond
+from backends.worker.messages import Cancel, Control, Execute, Executed, Infer, Load, Message, Pace, Respond
 
 
 class Request:
-    """A member of a batch: `head` as the host sent it, `inputs` as views of what was received."""
+    """A member of a batch: `head` as the host sent it, `inputs` as views of what was received.
 
-    __slots__ = ("_exchange", "_gates", "cancelled", "head", "inputs", "paused")
+    Whoever executes it sets `again` to have it in another batch: it has no final answer yet.
+    """
+
+    __slots__ = ("_exchange", "_gates", "again", "cancelled", "head", "inputs", "paused")
 
     def __init__(self, exchange: Exchange, head: Infer, inputs: list[Tensor]) -> None:
         self._exchange = exchange
         self.head = head
         self.inputs = inputs
+        self.again = False
         self.cancelled = False
         self.paused = False
         self._gates: list[SimpleQueue[bool | None]] = []
@@ -131,9 +135,11 @@ class Exchange:
         self._deferred.append(message)
         self._send_deferred()
 
-    def finish(self, answers: Sequence[Answer], last: Message) -> None:
-        """Send answers and a last message in one go. Raises `OSError` when the host is gone."""
+    def finish(self, answers: Sequence[Answer], last: Executed) -> None:
+        """Send answers and the end of the batch in one go. Raises `OSError` when the host is gone."""
         buffers: list[Buffer] = []
+        for key in last.again:
+            self._running.pop(key, None)
         for respond, outputs in answers:
             if respond.final:
                 self._running.pop(respond.id, None)

@@ -47,8 +47,9 @@ class Executable(Protocol):
         """Run one batch. What is returned is sent together with the end of the batch, in one system call.
 
         Each request is answered by at least one `Respond` with its `head.id`, up to a final one: returned, or sent
-        (`Exchange.send`) by any thread at any time, also after this has returned. What it writes into its inputs
-        nobody else sees. Raises `InferenceError` where the batch failed as a whole: what has no final answer gets it.
+        (`Exchange.send`) by any thread at any time, also after this has returned; one with `again` set needs none yet.
+        What it writes into its inputs nobody else sees. Raises `InferenceError` where the batch failed as a whole:
+        what has no final answer gets it.
         """
         ...
 
@@ -143,7 +144,8 @@ def _execute(executable: Executable, exchange: Exchange) -> None:
                 if exchange.is_running(request)
             ]
             failed = True
-        exchange.finish(answers, Executed(0, clock() - began, 0, failed))
+        again = [request.head.id for request in batch if request.again and not failed]
+        exchange.finish(answers, Executed(0, clock() - began, 0, failed, again))
         # Whatever the batch held is given back before the next one is waited for.
         del batch, answers
 

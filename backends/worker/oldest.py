@@ -76,6 +76,10 @@ class Oldest:
         del now_ns
         self._sequences.failed.append((entry, self._sequences.loss(entry.infer.sequence_id)))
 
+    def again(self, entry: Entry, now_ns: int) -> None:
+        entry.queued_ns = now_ns
+        self._sequences.again(entry)
+
     def cancel(self, entry: Entry) -> bool:
         entry.is_cancelled = True
         if not entry.is_waiting:

@@ -93,11 +93,10 @@ class PythonModel:
         batch = [InferenceRequest.received(request, session) for request in requests]
         answers: list[Answer] = []
         try:
-            while batch:
-                returned = self._execute(batch)
-                if asyncio.iscoroutine(returned):
-                    returned = self._run(returned, batch)
-                batch = self._take(batch, returned, answers)
+            returned = self._execute(batch)
+            if asyncio.iscoroutine(returned):
+                returned = self._run(returned, batch)
+            self._take(batch, returned, answers)
         except BaseException as error:
             # `sys.exit` and its like end no instance: Triton's do not end by them either.
             raise InferenceError(self._fail(batch, error)) from error
@@ -140,15 +139,12 @@ class PythonModel:
         Logger.log_error(message)
         return message
 
-    def _take(self, batch: list[InferenceRequest], returned: Any, answers: list[Answer]) -> list[InferenceRequest]:
-        """Check what a model returned and make answers of it. Returns the requests that are to be executed again."""
+    def _take(self, batch: list[InferenceRequest], returned: Any, answers: list[Answer]) -> None:
+        """Check what a model returned and make answers of it."""
         session = self._session
         if session.is_decoupled:
-            if returned is None:
-                return []
-            raise _Unusable(
-                f"Python model '{session.model}' is using the decoupled mode and the execute function must return None."
-            )
+            self._take_nothing(batch, returned)
+            return
         if returned is None:
             returned = [None] * len(batch)
         if not isinstance(returned, list):
@@ -158,7 +154,6 @@ class PythonModel:
                 "Number of InferenceResponse objects do not match the number of InferenceRequest objects."
                 f" InferenceRequest(s) size is:{len(batch)}, and InferenceResponse(s) size is:{len(returned)}\n"
             )
-        again = []
         for request, response in zip(batch, returned, strict=True):
             if request.is_rescheduled:
                 if response is not None:
@@ -166,7 +161,7 @@ class PythonModel:
                         "Expected a None object in the execute function return list for reschduled request, found type"
                         f" '{type(response)}'."
                     )
-                again.append(request.reissued())
+                request.reschedule()
             elif response is not None:
                 if not isinstance(response, InferenceResponse):
                     raise _Unusable(
@@ -176,7 +171,17 @@ class PythonModel:
                 answers.append(request.answer(response))
             elif not request.has_sender:
                 raise _Unusable(f"no response was given or sent for request '{request.request_id()}'")
-        return again
+
+    def _take_nothing(self, batch: list[InferenceRequest], returned: Any) -> None:
+        """The same where responses are decoupled: they are sent."""
+        if returned is not None:
+            name = self._session.model
+            raise _Unusable(
+                f"Python model '{name}' is using the decoupled mode and the execute function must return None."
+            )
+        for request in batch:
+            if request.is_rescheduled:
+                request.reschedule()
 
 
 def describe(error: BaseException) -> str:

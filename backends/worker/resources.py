@@ -189,6 +189,9 @@ class Limited:
     def retry(self, entry: Entry, now_ns: int) -> None:
         self._inner.retry(entry, now_ns)
 
+    def again(self, entry: Entry, now_ns: int) -> None:
+        self._inner.again(entry, now_ns)
+
     def cancel(self, entry: Entry) -> bool:
         return self._inner.cancel(entry)
 

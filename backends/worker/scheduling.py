@@ -33,6 +33,7 @@ class Entry:
     """Its timeout passed, and it may wait all the same."""
     place: Any = None
     """Where it waits, or waited last: the scheduler's own, as the next."""
+    ticket: Any = None
     sequence: Any = None
     kinship: Any = None
     """What entries must have in common to share a batch, once somebody asked."""
@@ -108,6 +109,10 @@ class Scheduler(Protocol):
 
     def retry(self, entry: Entry, now_ns: int) -> None:
         """Let an entry that was taken wait again, before all others of its priority."""
+        ...
+
+    def again(self, entry: Entry, now_ns: int) -> None:
+        """The model wants an entry in another batch: called before `done` of the one that it was in."""
         ...
 
     def cancel(self, entry: Entry) -> bool:

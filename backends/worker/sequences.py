@@ -53,6 +53,8 @@ class Sequences:
         self._model = config.name
         self._controls = controls
         self._idle_ns = 1000 * (config.sequence_batching.max_sequence_idle_microseconds or DEFAULT_IDLE_US)
+        self._is_iterative = config.sequence_batching.iterative_sequence
+        self._serial_id = 0
         self._open: dict[Id, Sequence] = {}
         self._lost: dict[Id, int] = {}
         self._free: list[tuple[int, int]] = []
@@ -68,6 +70,9 @@ class Sequences:
     def add(self, entry: Entry, now_ns: int) -> Sequence:
         """Put an entry at the end of its sequence. Raises `InferenceError` where it belongs to none."""
         infer = entry.infer
+        if self._is_iterative and not infer.sequence_id:
+            self._serial_id += 1
+            infer.sequence_id, infer.sequence_start = self._serial_id, True
         sequence_id = infer.sequence_id
         if not sequence_id:
             raise self._refusal(f"to model '{self._model}' must specify a non-zero or non-empty correlation ID")
@@ -82,7 +87,7 @@ class Sequences:
             sequence = None
         if sequence is None:
             sequence = self._begin(entry, now_ns)
-        if infer.sequence_end:
+        if infer.sequence_end or self._is_iterative:
             self._close(sequence)
         sequence.touched_ns = now_ns
         sequence.entries.append(entry)
@@ -90,6 +95,17 @@ class Sequences:
         entry.is_waiting = True
         self.waiting += 1
         return sequence
+
+    def again(self, entry: Entry) -> None:
+        """Put an entry that its model wants once more at the end of its sequence; it is not the first any more."""
+        infer = entry.infer
+        infer.sequence_start = False
+        infer.inputs = infer.inputs[: len(entry.tensors)]
+        sequence: Sequence = entry.sequence
+        sequence.entries.append(entry)
+        entry.place = sequence
+        entry.is_waiting = True
+        self.waiting += 1
 
     def next(self, sequence: Sequence) -> Entry:
         """Its next entry, which waits no more."""

@@ -125,11 +125,12 @@ class InferenceRequest:
         """Whether something else than `execute` may answer."""
         return self._sender is not None
 
-    def reissued(self) -> InferenceRequest:
-        """The same request, to be executed again."""
+    def reschedule(self) -> None:
+        """Have the request come back to the model: what answers it further is a new one."""
         assert self._request is not None
-        assert self._session is not None
-        return InferenceRequest.received(self._request, self._session)
+        self._request.again = True
+        if self._sender is not None:
+            self._sender.close()
 
     def answer(self, response: InferenceResponse) -> Answer:
         """The one response that `execute` returned for this request. Raises `TritonModelException` after another."""

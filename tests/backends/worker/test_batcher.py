@@ -157,3 +157,12 @@ def test_a_wait_for_more_ends_when_a_timeout_does():
     assert scheduler.wake_at() == 2 * MS
     assert [(late, error.message) for late, error in scheduler.expired(2 * MS)] == [(a, "Request timeout expired")]
     assert scheduler.wake_at() is None
+
+
+def test_what_a_model_wants_again_goes_first():
+    for scheduler in (dynamic(1), scheduler_for(config(), 1)):
+        a, *_ = add(scheduler, 0, "a", "b")
+        batch = scheduler.take(0, 0)
+        scheduler.again(a, 0)
+        scheduler.done(0, batch, 0)
+        assert names(scheduler.take(0, 0)) == "a"

@@ -203,3 +203,44 @@ def test_sequences_wait_for_an_instance_that_is_there():
     add(made, 0, "a!", "b!")
     assert run(made, instance=1) == "a!"
     assert run(made, instance=0) == "b!"
+
+
+def test_a_request_may_be_a_sequence_that_its_model_wants_again_and_again():
+    made = scheduler(2, iterative_sequence=True)
+    a, b, c = (asked(name, sequence_id=0) for name in ("a!", "b!", "c!"))
+    made.add(a, 0)
+    batch = made.take(0, 0)
+    assert seen(batch) == "a!"
+    made.add(b, 0)
+    made.add(c, 0)
+    a.infer.request_id = "a"
+    made.again(a, 0)
+    made.done(0, batch, 0)
+    batch = made.take(0, 0)
+    assert seen(batch) == "a b!"
+    assert [entry.infer.sequence_id for entry in batch.entries] == [1, 2]
+    b.infer.request_id = "b"
+    made.again(b, 0)
+    made.done(0, batch, 0)
+    assert run(made) == "c! b"
+    assert made.waiting == 0
+    assert made.wake_at() is None
+
+
+def test_an_iterative_sequence_that_has_an_id_must_begin():
+    made = scheduler(iterative_sequence=True)
+    with pytest.raises(InferenceError, match="must specify the START flag"):
+        made.add(asked("a"), 0)
+    add(made, 0, "a!")
+    with pytest.raises(InferenceError, match="must specify the START flag"):
+        made.add(asked("a"), 0)
+
+
+def test_a_request_that_its_model_wants_again_may_be_cancelled_before():
+    made = scheduler(0, iterative_sequence=True)
+    a, _ = add(made, 0, "a!", "b!")
+    batch = made.take(0, 0)
+    made.again(a, 0)
+    made.done(0, batch, 0)
+    assert made.cancel(a)
+    assert run(made) == "b!"

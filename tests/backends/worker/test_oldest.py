@@ -109,3 +109,14 @@ def test_a_request_of_a_dead_instance_is_never_tried_again():
     made.lost(0, 0)
     made.retry(entry, 0)
     assert [failed for failed, _ in made.expired(0)] == [entry]
+
+
+def test_a_request_that_its_model_wants_again_joins_the_next_batch():
+    made = scheduler(4, iterative_sequence=True, oldest={"max_candidate_sequences": 2})
+    _, b, _ = add(made, 0, "a!", "b!", "c!")
+    batch = made.take(0, 0)
+    assert seen(batch) == "a! b!"
+    b.infer.request_id = "b"
+    made.again(b, 0)
+    made.done(0, batch, 0)
+    assert run(made) == "b c!"

@@ -122,7 +122,17 @@ def test_many_who_leave_do_not_stay_in_memory():
     found.expired(MS + 100)
     for left in leaving:
         assert found.cancel(left)
-    assert sum(len(level.entries) + len(level.delayed) for level in found._levels) < 110
+    assert sum(len(level.tickets) + len(level.delayed) for level in found._levels) < 110
     assert len(found._deadlines) < 110
     assert list(found)[-1] is kept
     assert found.waiting == 2
+
+
+def test_an_entry_that_comes_back_stands_in_the_queue_once():
+    found = queue()
+    first, second = put(found, "a"), put(found, "b")
+    found.take([second])
+    found.add(second, 0)
+    found.take([first])
+    found.retry(first)
+    assert order(found) == "ab"

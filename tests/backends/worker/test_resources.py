@@ -193,3 +193,13 @@ def test_instances_that_share_nothing_are_not_limited(tmp_path):
     )
     assert shared is not scheduler
     assert path.exists()
+
+
+def test_what_a_model_wants_again_waits_for_its_resources(host):
+    one = host(R)
+    (a,) = add(one, 0, "a")
+    batch = one.take(0, 0)
+    one.again(a, 0)
+    assert one.take(0, 0) is None
+    one.done(0, batch, 0)
+    assert names(one.take(0, 0)) == "a"
