@@ -74,6 +74,8 @@ class KServe:
             await reply.refuse(404, "Not Found", scope["method"])
         elif scope["method"] not in route.methods:
             await reply.refuse(405, "Method Not Allowed", scope["method"], route.methods)
+        elif route.operation in OPEN:
+            await self._probe(route, scope["method"], reply)
         else:
             await self._serve(route, scope, receive, reply)
 
@@ -84,6 +86,16 @@ class KServe:
             if route is not None and route.operation in _WORK and len(self._routes) < _ROUTES:
                 self._routes[path] = route
         return route
+
+    async def _probe(self, route: Route, method: str, reply: HttpReply) -> None:
+        """What is asked every few seconds, of nobody's account: neither counted nor logged."""
+        try:
+            answer = await OPERATIONS[route.operation](Call(self._plane, self._dataplane, route, method, b"", ANYONE))
+        except ServingError as error:
+            await reply.fail(_status(error), error.message, close=False)
+        else:
+            await reply.whole(answer.status, _JSON if answer.body else b"", [answer.body])
+        self._dataplane.follow_log_settings()
 
     async def _serve(self, route: Route, scope: Scope, receive: Receive, reply: HttpReply) -> None:
         """One request, whatever becomes of it: an answer, an error, a client that left."""
@@ -128,7 +140,7 @@ class KServe:
         keys = self._plane.keys
         if self._guard.check(exchange.route.operation, exchange.scope["method"], exchange.headers):
             return ANYONE
-        if keys is None or exchange.route.operation in OPEN:
+        if keys is None:
             return ANYONE
         tenant = await keys.tenant(exchange.headers)
         exchange.record.tenant = tenant.name

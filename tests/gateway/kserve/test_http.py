@@ -360,6 +360,16 @@ async def test_requests_are_counted_by_model_and_status() -> None:
         assert plane.telemetry.model("unknown").requests == {("infer", 404): 1}
 
 
+async def test_probes_are_not_counted() -> None:
+    async with served() as (client, plane, _models):
+        assert (await client.ask("/v2", method="GET"))[0] == 200
+        assert (await client.ask("/v2/models/simple/ready", method="GET"))[0] == 200
+        path = f"/v2/models/simple/versions/{2**64}/ready"
+        status, answer = await client.ask(path, method="GET")
+        assert (status, list(answer)) == (400, ["error"])
+        assert plane.telemetry.model("unknown").requests == {}
+
+
 async def test_special_values_are_written_as_triton_writes_them() -> None:
     async with served() as (client, _, _models):
         data = struct.pack("<3f", float("nan"), float("inf"), 0.1)
