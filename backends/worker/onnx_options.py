@@ -43,7 +43,7 @@ def session_options(config: ModelConfig, ort: Any) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     for key, value in parameters.items():
-        if key.startswith("session."):
+        if key.startswith(("session.", "optimization.", "mlas.", "ep.")):
             options.add_session_config_entry(key, value)
     # 3: errors. What a model's author can do something about is raised.
     options.log_severity_level = 3

@@ -42,12 +42,14 @@ def test_the_parameters_of_tritons_backend_are_heeded():
         "enable_mem_arena": "0",
         "enable_mem_pattern": "0",
         "session.intra_op.allow_spinning": "1",
+        "optimization.disable_specified_optimizers": "GeluFusionL1",
     }
     made, ort = options(given, optimization={"graph": {"level": 1}})
     assert (made.intra_op_num_threads, made.inter_op_num_threads) == (3, 2)
     assert made.execution_mode == ort.ExecutionMode.ORT_PARALLEL
     assert (made.enable_cpu_mem_arena, made.enable_mem_pattern) == (False, False)
     assert made.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+    assert made.get_session_config_entry("optimization.disable_specified_optimizers") == "GeluFusionL1"
     assert made.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     basic, _ = options(optimization={"graph": {"level": -1}})
     assert basic.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
