@@ -56,8 +56,14 @@ def test_parameters_stand_over_files(tmp_path):
         "config_sentence_transformers.json": {"prompts": {"query": "q: "}},
     }
     given = {
-        "pooling": "last", "normalize": "true", "max_length": "5", "truncate": "false", "max_batch_tokens": "64",
-        "prompt": "text: ", "prompt.query": "question: ", "output": "vectors",
+        "pooling": "last",
+        "normalize": "true",
+        "max_length": "5",
+        "truncate": "false",
+        "max_batch_tokens": "64",
+        "prompt": "text: ",
+        "prompt.query": "question: ",
+        "output": "vectors",
     }
     text = read(config(folder(tmp_path, files), given))
     assert msgspec.structs.replace(text, tokenizer="", inputs=()) == Text(
