@@ -13,7 +13,7 @@ import pytest
 from backends.config import read
 from backends.worker.messages import Completed, Failed, Loaded
 from tests.backends.worker.instances import document, instance, tensor
-from tests.servers import ROOT, unavailable
+from tests.servers import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,7 @@ def interpreter() -> str:
             and not subprocess.run([python, "-c", "import tensorflow"], capture_output=True, check=False).returncode
         ):
             return python
-    return unavailable("TRITIUM_TEST_TENSORFLOW names no Python with TensorFlow (pip install tensorflow-cpu)")
+    pytest.skip("TRITIUM_TEST_TENSORFLOW names no Python with TensorFlow (pip install tensorflow-cpu)")
 
 
 @pytest.fixture(scope="module")
