@@ -65,7 +65,7 @@ class HostResponses:
             self._has_ended = True
         elif self._is_paused and len(queue) <= _MOST_WAITING // 2 and self._size_bytes <= _MOST_WAITING_BYTES // 2:
             self._is_paused = False
-            self._upstream.send(Pace(self._id, paused=False))
+            self._upstream.tell(Pace(self._id, paused=False))
         return response
 
     async def aclose(self) -> None:
@@ -89,7 +89,7 @@ class HostResponses:
             len(self._queue) > _MOST_WAITING or self._size_bytes > _MOST_WAITING_BYTES
         ):
             self._is_paused = True
-            self._upstream.send(Pace(self._id, paused=True))
+            self._upstream.tell(Pace(self._id, paused=True))
 
     def fail(self, error: ServingError) -> None:
         """No answer will come any more."""
@@ -109,11 +109,11 @@ class Upstream:
         self._is_expected = False
         self._name = name
         self._path = address.removeprefix("unix:")
-        self._answering = Answering(models, self.send, self.requests)
+        self._answering = Answering(models, self.tell, self.requests)
         self._told: dict[int, asyncio.Future[ModelStatistics]] = {}
         self._next_id = 1
         self._link: Link | None = None
-        self._unsent: list[tuple[Message, Sequence[Tensor]]] = []
+        self._unsent: list[tuple[Infer | Ask, Sequence[Tensor]]] = []
         self._has_failed = False
         self._is_closed = False
         self._wake = asyncio.Event()
@@ -154,7 +154,8 @@ class Upstream:
     def leave(self, id: int) -> None:
         """Nobody wants the answers to this request any more; nothing happens where the final one came."""
         if self.requests.pop(id, None) is not None:
-            self.send(Cancel(id))
+            self._unsent = [(message, inputs) for message, inputs in self._unsent if message.id != id]
+            self.tell(Cancel(id))
             self._close_if_done()
 
     async def statistics(self) -> ModelStatistics:
@@ -169,7 +170,7 @@ class Upstream:
         finally:
             self._told.pop(number, None)
 
-    def send(self, message: Message, tensors: Sequence[Tensor] = ()) -> None:
+    def send(self, message: Infer | Ask, tensors: Sequence[Tensor] = ()) -> None:
         """Send, once there is a connection."""
         link = self._link
         if link is not None:
@@ -179,6 +180,11 @@ class Upstream:
             self._wake.set()
             if self._task.done():  # it was closed, and whoever holds the model still uses it
                 self._task = self.loop.create_task(self._run())
+
+    def tell(self, message: Message, tensors: Sequence[Tensor] = ()) -> None:
+        """Send what nobody waits for any more where the connection is lost."""
+        if self._link is not None:
+            self._link.send(message, tensors)
 
     def close(self) -> None:
         """Take no new work, end when what is under way has ended."""
@@ -200,6 +206,8 @@ class Upstream:
                 self._has_failed = self._has_failed or self._is_expected
                 text = f"The model '{self._name}' cannot be reached: {error.strerror or error}."
                 self._fail(InferenceError(text, Code.UNAVAILABLE))
+                if self._is_closed:
+                    return
                 self._wake.clear()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause_seconds):

@@ -229,6 +229,17 @@ async def test_a_host_that_is_expected_and_not_there_fails_requests_once(tmp_pat
     model.close()
 
 
+async def test_leaving_before_there_is_a_connection_sends_nothing(steady: RunningHost, tmp_path: Path) -> None:
+    status, _ = await steady.settled()
+    assert status == 200
+    model = WorkerModel(steady.config, steady.endpoints, NoModels())
+    never = tmp_path / "never"
+    await model.infer(request(begun=str(never))).aclose()
+    assert values(await answer(model, request([4]))) == [[8]]
+    assert not never.exists()
+    model.close()
+
+
 async def test_a_listener_that_says_nothing_leaves_statistics_unavailable(tmp_path: Path) -> None:
     path = tmp_path / "m.sock"
     with socket.socket(socket.AF_UNIX) as listener:
