@@ -105,6 +105,7 @@ class KServe:
         record = plane.telemetry.begin(
             route.operation, scope["method"], scope["path"], client[0] if client else "", headers.get(b"x-request-id")
         )
+        reply.own_lines = b"x-request-id: %b\r\n" % record.request_id
         wire = reply.wire
         task = asyncio.current_task(wire.loop)
         assert task is not None

@@ -20,18 +20,20 @@ _FAREWELL_SECONDS = 2.0
 
 
 class HttpReply:
-    """`status` is 0 until the head went out. Lines of a head end with CRLF."""
+    """`status` is 0 until the head went out. Lines of a head end with CRLF; `own_lines` go out with any."""
 
-    __slots__ = ("send", "status", "wire")
+    __slots__ = ("own_lines", "send", "status", "wire")
 
     def __init__(self, wire: Wire, send: Send) -> None:
         self.wire = wire
         self.send = send
         self.status = 0
+        self.own_lines = b""
 
     async def whole(self, status: int, lines: bytes, parts: Sequence[Buffer]) -> None:
         """An answer at hand; large parts are written as they are, uncopied."""
         self.status = status
+        lines = self.own_lines + lines
         size = sum(map(len, parts))
         if size < _LARGE_BYTES:
             if self.wire.answer(status, lines, b"".join(parts)):
@@ -67,7 +69,7 @@ class HttpReply:
         """The head of a stream, unless it went out."""
         if not self.status:
             self.status = status
-            self.wire.head_lines += _EVENTS
+            self.wire.head_lines += self.own_lines + _EVENTS
             await self._head(status, [])
 
     async def end(self) -> None:
@@ -86,7 +88,7 @@ class HttpReply:
                     self.wire.chunk(b"data: %b\n\n" % body)
                     await self._body()
                 elif close:
-                    self.wire.head_lines += _JSON
+                    self.wire.head_lines += self.own_lines + _JSON
                     await self._head(status, [(b"content-length", b"%d" % len(body)), (b"connection", b"close")])
                     await self._body(body)
                 else:

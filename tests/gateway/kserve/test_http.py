@@ -370,6 +370,24 @@ async def test_probes_are_not_counted() -> None:
         assert plane.telemetry.model("unknown").requests == {}
 
 
+async def test_the_id_of_a_request_is_returned_with_every_kind_of_answer() -> None:
+    async with served() as (client, plane, _models):
+        for path, body in [
+            ("/v2/models/simple/infer", SIMPLE),
+            ("/v2/models/simple/infer", {}),
+            ("/v2/models/repeat/generate_stream", {"IN": [5]}),
+        ]:
+            connection = await client.open()
+            await connection.send(path, body, x_request_id="mine")
+            assert (await connection.head())[1]["x-request-id"] == "mine"
+            connection.close()
+        plane.draining = True
+        connection = await client.open()
+        await connection.send("/v2/models/simple/infer", SIMPLE)
+        assert (await connection.head())[1]["x-request-id"].startswith("req_")
+        connection.close()
+
+
 async def test_special_values_are_written_as_triton_writes_them() -> None:
     async with served() as (client, _, _models):
         data = struct.pack("<3f", float("nan"), float("inf"), 0.1)
