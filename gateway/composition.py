@@ -36,9 +36,7 @@ def status(model: LoadedModel, models: Models) -> ModelStatus:
 
 def settled(model: LoadedModel, models: Models) -> bool:
     """Whether it was ready or failed once."""
-    if model.config.ensemble_scheduling is None:
-        return model.settled
-    return status(model, models).state is not State.STARTING
+    return _is_settled(model, status(model, models))
 
 
 def cause(model: LoadedModel, status: ModelStatus) -> str:
@@ -96,9 +94,9 @@ def _state(model: LoadedModel, models: Models) -> tuple[State, str]:
         versions = models.get(part)
         if versions is None:
             continue
-        if not all(settled(version, models) for version in versions):
-            return State.STARTING, ""
         statuses = [status(version, models) for version in versions]
+        if not all(map(_is_settled, versions, statuses)):
+            return State.STARTING, ""
         ready[part] = {one.config.version: one.config for one in statuses if one.state is State.READY}
         if not ready[part]:
             causes = [_failure(version, one) for version, one in zip(versions, statuses, strict=True)]
@@ -113,6 +111,10 @@ def _state(model: LoadedModel, models: Models) -> tuple[State, str]:
     if model.completed is None or model.completed.model_transaction_policy.decoupled != decoupled:
         model.completed = _completed(config, is_decoupled=decoupled)
     return State.READY, ""
+
+
+def _is_settled(model: LoadedModel, found: ModelStatus) -> bool:
+    return model.settled if model.config.ensemble_scheduling is None else found.state is not State.STARTING
 
 
 def _completed(config: ModelConfig, *, is_decoupled: bool) -> ModelConfig:

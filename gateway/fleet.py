@@ -147,10 +147,11 @@ class Fleet:
         `chain`: the ensembles for which it is loaded; by itself without.
         """
         name = configs[0].name
+        # Nothing is locked meanwhile: ensembles that name each other would wait for each other.
+        for part in parts(configs[-1]):
+            if part not in (*chain, name) and not self._serves(part):
+                await self._load_part(part, (*chain, name))
         async with self._lock(name):
-            for part in parts(configs[-1]):
-                if part not in (*chain, name) and not self._serves(part):
-                    await self._load_part(part, (*chain, name))
             await self._load(configs)
             if not chain:
                 self._implicit.discard(name)

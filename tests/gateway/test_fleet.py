@@ -310,3 +310,22 @@ async def test_in_poll_mode_the_repository_is_followed_and_what_failed_waits_for
         for task in (*tasks, *running.fleet.tasks()):
             task.cancel()
         await asyncio.wait([*tasks, *running.fleet.tasks()])
+
+
+async def test_ensembles_that_name_each_other_are_refused_and_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    running = Running(echo_repository(tmp_path / "models", {}), tmp_path / "run", model_control_mode="poll")
+    tensor = "data_type: TYPE_FP32 dims: [ 1 ]"
+    for name, other in (("a", "b"), ("b", "a")):
+        step = f'model_name: "{other}" input_map {{ key: "X" value: "X" }} output_map {{ key: "Y" value: "Y" }}'
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "config.pbtxt").write_text(
+            f'platform: "ensemble" input [ {{ name: "X" {tensor} }} ] output [ {{ name: "Y" {tensor} }} ] '
+            f"ensemble_scheduling {{ step [ {{ {step} }} ] }}"
+        )
+    publishing = asyncio.create_task(running.publish())
+    outcomes = await asyncio.wait_for(running.fleet.reload(), 10)
+    publishing.cancel()
+    assert set(outcomes) == {"a", "b"}
+    assert any("circular dependency between ensembles" in outcome for outcome in outcomes.values())
+    assert [running.state(name) for name in ("a", "b")] == [State.FAILED] * 2
