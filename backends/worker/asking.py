@@ -26,7 +26,7 @@ def decode(body: bytes, kind: type[Body]) -> Body:
                 f"You must provide '{param}'.", param=param, code="missing_required_parameter"
             ) from error
         raise InvalidRequest(f"Invalid type for '{param}': {text}.", param=param, code="invalid_type") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}.", code="invalid_json") from error
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from backends.config import ModelConfig
 from backends.errors import Code, InferenceError, InvalidRequest
@@ -17,6 +18,9 @@ from backends.worker.frames import heads
 from backends.worker.messages import Infer
 from backends.worker.scheduling import Entry
 from backends.worker.text import PROMPT_NAME, TOKENIZED, Text, read
+
+if TYPE_CHECKING:
+    import tokenizers
 
 # What takes longer than a turn of the event loop may last: tokenizing costs some 20 µs for each 100 bytes.
 _LONG_BYTES = 8192
@@ -48,7 +52,7 @@ class Tokenization:
         tokenizer.no_truncation()
         if text.truncate:
             tokenizer.enable_truncation(text.max_length)
-        self._encode = tokenizer.encode_batch_fast
+        self._encode_all = tokenizer.encode_batch_fast
         self._vocabulary_size = tokenizer.get_vocab_size(with_added_tokens=True)
 
     def is_long(self, tensors: Sequence[Tensor]) -> bool:
@@ -104,6 +108,14 @@ class Tokenization:
         encodings = self._encode(pairs)
         ids = [self._packed(encoding.ids) for encoding in encodings]
         return [ids, [array("i", encoding.type_ids).tobytes() for encoding in encodings]]
+
+    def _encode(self, texts: list[str] | list[tuple[str, str]]) -> list[tokenizers.Encoding]:
+        try:
+            return self._encode_all(texts)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of the library is no Exception; a host outlives it
+            raise InferenceError(f"the texts could not be made tokens of: {error}", Code.INVALID_ARG) from error
 
     def _encoded(self, texts: list[str]) -> list[bytes]:
         return [self._packed(encoding.ids) for encoding in self._encode(texts)]

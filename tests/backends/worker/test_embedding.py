@@ -153,10 +153,11 @@ async def test_what_is_wrong_is_named_as_openai_names_it(make, fields, param, wo
     assert (refused.value.param, words in refused.value.message) == (param, True)
 
 
-async def test_a_body_that_is_no_json_is_refused(make):
+@pytest.mark.parametrize("body", [b"{", b'{"input": "\xff"}', b'{"x":' + b"[" * 100_000])
+async def test_a_body_that_is_no_json_is_refused(make, body):
     model, face = make()
     with pytest.raises(InvalidRequest, match="not valid JSON"):
-        await face.respond(model, OpenAIRequest("/v1/embeddings", b"{", "m", False))
+        await face.respond(model, OpenAIRequest("/v1/embeddings", body, "m", False))
 
 
 async def test_what_the_model_refuses_is_the_inputs_fault_and_its_failures_are_its_own(make):

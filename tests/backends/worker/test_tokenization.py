@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from array import array
@@ -124,3 +125,12 @@ def test_without_the_library_the_install_line_is_said():
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "InvalidRequest: the library tokenizers is not installed: pip install 'tritium[text]'" in ended.stderr
+
+
+def test_what_the_library_cannot_do_is_the_requests_error(tmp_path):
+    version = folder(tmp_path)
+    told = json.loads((version / "tokenizer.json").read_text())
+    del told["model"]["vocab"]["[UNK]"]
+    (version / "tokenizer.json").write_text(json.dumps(told))
+    with pytest.raises(InferenceError, match="could not be made tokens of"):
+        tokenized(tokenization_of(config(version)), {"text": [b"unknown"]})
