@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from backends.errors import Code, InferenceError
+from backends.model import Endpoint, Endpoints, State
 from backends.tensors import Buffer
 from backends.worker.client import WorkerModel
 from backends.worker.frames import MAGIC, BlockingLink, heads
@@ -182,6 +183,16 @@ async def test_a_call_that_fails_tells_the_model_why(models: dict[str, WorkerMod
     error = (await answer(models["calling"], unfit)).error
     assert error is not None
     assert "inference request batch-size must be <= 8 for 'm'" in error.message
+
+
+async def test_a_call_to_a_model_that_is_not_ready_is_refused(hosts: dict[str, RunningHost], tmp_path: Path) -> None:
+    nowhere = Endpoints((Endpoint("m", f"unix:{tmp_path}/none.sock", State.STARTING),))
+    absent = WorkerModel(hosts["steady"].config, nowhere, NoModels())
+    async with connected(hosts["calling"], NoModels(absent=absent)) as calling:
+        error = (await answer(calling, request(model="absent"))).error
+        assert error is not None
+        assert "Model 'absent' is not ready" in error.message
+    absent.close()
 
 
 async def test_a_call_ends_with_its_caller(

@@ -14,8 +14,9 @@ from backends.config import InstanceGroup, ModelConfig
 from backends.errors import Code
 from backends.worker.client import WorkerModel
 from backends.worker.instances import places
+from backends.worker.messages import Message
 from backends.worker.options import Options
-from backends.worker.process import LoadFailed, Place
+from backends.worker.process import Instance, LoadFailed, Place
 from tests.backends.worker.hosts import (
     STEADY,
     answer,
@@ -251,6 +252,13 @@ async def test_a_host_that_fails_by_itself_says_so(tmp_path: Path) -> None:
         assert answered["error"].startswith("Internal: the host failed: FileNotFoundError(")
 
 
+async def test_an_interpreter_that_is_not_there_fails_the_model() -> None:
+    instance = Instance(0, Place("m_0_0", "CPU", -1), Nobody())
+    with pytest.raises(LoadFailed, match="Internal: unable to start the instance: "):
+        await instance.start(["/no/such/python"], {}, b"{}", completes=False)
+    await instance.end()
+
+
 def test_instances_are_counted_and_named_as_triton_does() -> None:
     groups = (
         InstanceGroup(2, "KIND_CPU"),
@@ -269,6 +277,16 @@ def test_instances_for_gpus_need_gpus() -> None:
     config = ModelConfig("m", "python", instance_group=(InstanceGroup(1, "KIND_GPU", name="g"),))
     with pytest.raises(LoadFailed, match="instance group g of model m has kind KIND_GPU but no GPUs are available"):
         list(places(config))
+
+
+class Nobody:
+    """The owner of an instance that says nothing."""
+
+    def received(self, instance: Instance, message: Message, payload: memoryview) -> None:
+        raise NotImplementedError
+
+    def left(self, instance: Instance) -> None:
+        raise NotImplementedError
 
 
 async def _becomes(model: WorkerModel, *, ready: bool) -> None:

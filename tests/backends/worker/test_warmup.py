@@ -81,3 +81,14 @@ async def test_a_sample_that_fails_fails_the_model(tmp_path: Path, data: dict[st
         status, answered = await running.settled()
         assert status == 500
         assert reason.format(folder=tmp_path) in answered["error"]
+
+
+async def test_an_instance_that_ends_during_its_warm_up_says_so(tmp_path: Path) -> None:
+    source = SOURCE.replace('raise RuntimeError("unlucky")', "os._exit(4)")
+    (tmp_path / "m" / "warmup").mkdir(parents=True)
+    (tmp_path / "m" / "warmup" / "thirteen").write_bytes(bytes([13, 0, 0, 0, 2, 0, 0, 0]))
+    with host(tmp_path, source, model_warmup=[sample(input_data_file="thirteen")]) as running:
+        assert await running.settled() == (
+            500,
+            {"error": "Internal: the instance exited with status 4 during its warm-up"},
+        )
