@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.clients.tensors import inputs_of, repeat_inputs
 from tests.servers import Tritium
 
 RAMP = np.arange(16, dtype=np.int32).reshape(1, 16)
+COUNTED = 'nv_inference_count{model="simple",version="1"} '
 ONES = np.ones((1, 16), dtype=np.int32)
 
 
@@ -198,3 +200,15 @@ def test_settings_of_logs_and_traces_are_told_and_changed(client: triton.Inferen
     assert traced["settings"]["trace_rate"] == {"value": ["500"]}
     client.update_trace_settings("simple", {"trace_rate": None})
     assert client.get_trace_settings("simple", as_json=True)["settings"]["trace_rate"] == {"value": ["1000"]}
+
+
+def test_inferences_are_told_by_triton_s_metrics(client: triton.InferenceServerClient, tensor_server: Tritium) -> None:
+    def count() -> float:
+        with urllib.request.urlopen(f"{tensor_server.metrics_url}/metrics") as page:
+            lines = page.read().decode().splitlines()
+        assert any(line.startswith("nv_cpu_utilization ") for line in lines)
+        return float(next(line for line in lines if line.startswith(COUNTED)).rpartition(" ")[2])
+
+    before = count()
+    client.infer("simple", addsub())
+    assert count() == before + 1
