@@ -266,6 +266,8 @@ def _runtime_dir(settings: Settings) -> Iterator[str]:
     """The folder of the Unix sockets: the one of the settings, else a temporary one of our own."""
     if settings.runtime_dir is not None:
         settings.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # What clients have set there (`kserve/shared_state.py`) lives as long as the server.
+        (settings.runtime_dir / "kserve.json").unlink(missing_ok=True)
         yield str(settings.runtime_dir.absolute())
     else:
         with tempfile.TemporaryDirectory(prefix="tritium-", ignore_cleanup_errors=True) as folder:
