@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -16,8 +16,10 @@ from backends.errors import InferenceError, ServingError
 from gateway import tenants
 from gateway.children import ServerChild
 from gateway.choice import Override
+from gateway.exposition import statistics_of
 from gateway.fleet import Fleet
 from gateway.lives import Burden
+from gateway.metrics import decode
 from gateway.model_control import ModelControl
 from gateway.questions import error_name
 from gateway.settings import Settings
@@ -42,15 +44,24 @@ async def burden(children: Sequence[ServerChild]) -> Burden | None:
 
 
 class Control:
-    """Answers for `fleet` and `children`. An action goes on though whoever asked has gone; `tasks` are those."""
+    """Answers for `fleet` and `children`, whose `counters` are those of telemetry.
+
+    An action goes on though whoever asked has gone; `tasks` are those.
+    """
 
     def __init__(
-        self, settings: Settings, fleet: Fleet, children: Sequence[ServerChild], loads: Callable[[], Loads]
+        self,
+        settings: Settings,
+        fleet: Fleet,
+        children: Sequence[ServerChild],
+        loads: Callable[[], Loads],
+        counters: Callable[[], Awaitable[list[tuple[str, bytes]]]],
     ) -> None:
         self._settings = settings
         self._fleet = fleet
         self._children = children
         self._loads = loads
+        self._counters = counters
         self._models = ModelControl(settings, fleet)
         self._acting: set[asyncio.Task[Any]] = set()
 
@@ -125,16 +136,26 @@ class Control:
                 await fleet.drain(subject)
             case "reload":
                 return {"models": await self.reload()}
+            case "models" | "endpoints" | "queue" | "decisions" | "statistics":
+                return await self._tell(question)
+        states = [model["state"] for model in fleet.describe() if model["name"] == subject]
+        return {"name": subject, "state": states[-1] if states else "UNLOADED"}
+
+    async def _tell(self, question: Ask) -> Any:
+        """What is told without a change of anything."""
+        match question.action:
+            case "statistics":
+                counted = statistics_of(decode(payload) for _, payload in await self._counters())
+                return [(*key, statistics) for key, statistics in counted.items()]
             case "models":
-                return {"models": fleet.describe()}
+                return {"models": self._fleet.describe()}
             case "endpoints":
-                return {"models": self._with_work(fleet.describe(), await _accounts(self._children))}
+                return {"models": self._with_work(self._fleet.describe(), await _accounts(self._children))}
             case "queue":
                 return {"models": _queues(await _accounts(self._children))}
             case "decisions":
-                return {"decisions": _decisions(await _accounts(self._children, int(subject)), int(subject))}
-        states = [model["state"] for model in fleet.describe() if model["name"] == subject]
-        return {"name": subject, "state": states[-1] if states else "UNLOADED"}
+                count = int(question.subject)
+                return {"decisions": _decisions(await _accounts(self._children, count), count)}
 
     async def _until_known(self) -> None:
         """Until all server processes go by what was changed: who has loaded a model may use it at once."""

@@ -70,7 +70,7 @@ class Ledger:
         """The process of this key has ended; unknown keys are ignored."""
         payload = self._living.pop(key, None)
         if payload is not None:
-            ended = _decode(payload)
+            ended = decode(payload)
             self._dead = ended if self._dead is None else fold(self._dead, ended)
 
     def entries(self) -> list[tuple[str, bytes]]:
@@ -140,7 +140,7 @@ class MetricsServer:
         return PlainTextResponse("ok\n")
 
     async def _metrics(self, request: Request) -> Response:
-        parts = [(key, _decode(payload)) for key, payload in await self._counters()]
+        parts = [(key, decode(payload)) for key, payload in await self._counters()]
         registry = CollectorRegistry()
         registry.register(_Families(gateway_families(parts, self._statuses(), self._version)))
         registry.register(_Families(self._tenants.families(sums(payload.tenants for _, payload in parts))))
@@ -199,7 +199,8 @@ class MetricsServer:
         return body if status == 200 else None
 
 
-def _decode(payload: bytes) -> Payload:
+def decode(payload: bytes) -> Payload:
+    """What `Telemetry` encoded."""
     return msgspec.msgpack.decode(payload, type=Payload)
 
 

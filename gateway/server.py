@@ -75,6 +75,7 @@ class ServerProcess:
         registry.control = FromModels(self._plane)
         shared = None if settings.runtime_dir is None else settings.runtime_dir / "kserve.json"
         dataplane = DataPlane(registry, SharedState(shared))
+        dataplane.questions = self._plane.questions
         self._listener = listener
         self._grpc_listener = grpc_listener
         self._grpc_tls = tls_context(settings)

@@ -141,6 +141,7 @@ Action = Literal[
     "queue",
     "decisions",
     "models",
+    "statistics",
     "index",
     "kserve_load",
     "kserve_unload",

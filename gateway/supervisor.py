@@ -85,7 +85,7 @@ class _Supervisor:
         self._loads = LoadWatch(lambda: self._snapshot.models, self._tell, settings.load_interval)
         settings_json = settings.model_copy(update={"runtime_dir": Path(runtime_dir)}).model_dump_json()
         self._children: list[ServerChild] = []
-        self._control = Control(settings, self._fleet, self._children, lambda: self._loads.last)
+        self._control = Control(settings, self._fleet, self._children, lambda: self._loads.last, self._counters)
         self._children += [
             ServerChild(
                 index,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import msgspec
 
 from backends.config import ModelConfig
-from backends.errors import Code, InferenceError
-from backends.model import InferRequest, InferResponse, Responses, State, TensorModel
+from backends.errors import Code, InferenceError, Unavailable
+from backends.model import Counted, InferRequest, InferResponse, Responses, State, TensorModel
 from backends.signature import Signature
 from backends.statistics import ModelStatistics
 from backends.tensors import DATATYPE_OF_TYPE
@@ -22,9 +22,11 @@ from gateway.kserve.classification import Labels, classify
 from gateway.kserve.log_settings import LogSettings
 from gateway.kserve.shared_memory import Regions
 from gateway.kserve.shared_state import SharedState
+from gateway.questions import Questions, nobody
 from gateway.registry import Entry, Registry
 from gateway.tenants import ANYONE, Tenant
 
+_decode_counted = msgspec.json.Decoder(list[tuple[str, int, ModelStatistics]]).decode
 _HIGHEST_VERSION = 2**63 - 1
 _DIGITS = re.compile(r"\s*([+-]?\d{1,30})", re.ASCII)
 
@@ -79,13 +81,15 @@ class Served:
 class DataPlane:
     """What both front ends of a server process ask.
 
-    `regions` are the shared memory that clients have registered; `state` is what all server processes know.
+    `regions` are the shared memory that clients have registered; `state` is what all server processes know, and
+    `questions` goes to their supervisor.
     """
 
     def __init__(self, registry: Registry, state: SharedState | None = None) -> None:
         self.registry = registry
         self.state = SharedState() if state is None else state
         self.regions = Regions(self.state)
+        self.questions = Questions(nobody)
         self._logs = LogSettings()
         self._served: dict[tuple[str, int], Served] = {}
 
@@ -172,11 +176,22 @@ class DataPlane:
                 (one, known) for one in names if self._may_see(one, tenant) for known in self._usable_versions(one)
             ]
         found = []
-        for one, known in chosen:
-            model = self.registry.version(one, known).model
-            if isinstance(model, TensorModel):
+        models = [(one, known, self.registry.version(one, known).model) for one, known in chosen]
+        counted = await self._counted() if any(isinstance(model, Counted) for _, _, model in models) else {}
+        for one, known, model in models:
+            if (one, known) in counted:
+                found.append((one, known, counted[one, known]))
+            elif isinstance(model, TensorModel):
                 found.append((one, known, await model.statistics()))
         return found
+
+    async def _counted(self) -> dict[tuple[str, int], ModelStatistics]:
+        """Of models that server processes count themselves: the sums of all of them, nothing without a supervisor."""
+        try:
+            told = await self.questions.ask("statistics")
+        except Unavailable:
+            return {}
+        return {(name, version): counted for name, version, counted in _decode_counted(told)}
 
     def _entry(self, name: str, version: str, tenant: Tenant) -> Entry:
         number = _number(version)

@@ -26,7 +26,7 @@ CLIENTS = 32
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Tritium]:
-    with serving(ROOT / "tests" / "ensembles" / "rag", "--strict-readiness") as server:
+    with serving(ROOT / "tests" / "ensembles" / "rag", "--strict-readiness", "--workers", "2") as server:
         yield server
 
 
@@ -127,11 +127,21 @@ async def test_leaving_an_ensemble_leaves_its_steps(server: Tritium, http: httpx
     eventually(cancelled, what="the end of the generation")
 
 
-async def test_its_statistics_count_its_requests(http: httpx.AsyncClient) -> None:
-    before = (await http.get("/v2/models/rag/stats")).json()["model_stats"][0]["inference_stats"]["success"]["count"]
-    await generated(http, "Are whales mammals?")
-    after = (await http.get("/v2/models/rag/stats")).json()["model_stats"][0]["inference_stats"]["success"]["count"]
-    assert after == before + 1
+async def successes(client: httpx.AsyncClient, name: str) -> int:
+    told = (await client.get(f"/v2/models/{name}/stats")).json()
+    return int(told["model_stats"][0]["inference_stats"]["success"]["count"])
+
+
+async def test_statistics_count_the_requests_of_all_server_processes(
+    server: Tritium, http: httpx.AsyncClient, grpc: grpc_client.InferenceServerClient
+) -> None:
+    before = [await successes(http, name) for name in ("rag", "llm")]
+    for _ in range(6):
+        async with httpx.AsyncClient(base_url=server.url) as other:  # whichever process the kernel gives it to
+            await generated(other, "Are whales mammals?", max_tokens=1)
+    assert [await successes(http, name) for name in ("rag", "llm")] == [count + 6 for count in before]
+    told = await grpc.get_inference_statistics("rag")
+    assert told.model_stats[0].inference_stats.success.count == before[0] + 6
 
 
 async def test_infer_is_refused_as_tritons_front_end_refuses_it(

@@ -8,14 +8,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from backends.model import Load
+from backends.statistics import ModelStatistics
 from gateway.children import ServerChild
 from gateway.control import Control, burden
 from gateway.fleet import Burden, Fleet
 from gateway.settings import Settings
 from gateway.snapshot import Account, Action, Ask, Loads, Queue, Reload
+from gateway.telemetry import Histogram, Payload
 from tests.servers import echo_repository
 
 pytestmark = pytest.mark.slow  # an engine is started and stopped
@@ -49,7 +52,12 @@ class Desk:
         self.changed = asyncio.Event()
         self.fleet = Fleet(given, str(folder.parent / "run"), self.changed, lambda: burden(processes))
         loads = Loads({"m-1-0": Load(running=3)})
-        self.control = Control(given, self.fleet, processes, lambda: loads)
+
+        async def counters() -> list[tuple[str, bytes]]:
+            return self.counters
+
+        self.counters: list[tuple[str, bytes]] = []
+        self.control = Control(given, self.fleet, processes, lambda: loads, counters)
 
     async def publish(self) -> None:
         while True:
@@ -111,6 +119,14 @@ async def test_accounts_of_all_processes_are_one_answer(desk: Desk) -> None:
     assert endpoint["load"] == {"waiting": 0.0, "running": 3.0, "kv_usage": 0.0}
     assert await desk.ask("queue") == {"models": {"m": {"running": 3, "waiting": {"a": 2, "b": 4}}}}
     assert await desk.ask("decisions", "2") == {"decisions": [{"at": 3}, {"at": 2}]}
+
+
+async def test_what_server_processes_count_of_a_model_is_added_up(desk: Desk) -> None:
+    statistics = ModelStatistics(inference_count=2)
+    payload = Payload([], {}, Histogram.empty(()), 0.0, 0, statistics={("m", 1): statistics})
+    desk.counters = [(str(index), msgspec.msgpack.encode(payload)) for index in range(2)]
+    ((name, version, told),) = await desk.ask("statistics")
+    assert (name, version, told["inference_count"]) == ("m", 1, 4)
 
 
 async def test_a_reload_reaches_every_process(desk: Desk) -> None:
