@@ -59,6 +59,17 @@ class Course:
         if instance in self.running:
             self.scheduler.done(instance, self.running.pop(instance), self.now_ns)
 
+    def again(self, instance):
+        """The model wants the first of its batch once more."""
+        if instance in self.running:
+            first = self.running[instance].entries[0]
+            if first.is_cancelled:
+                return
+            self.left[first] -= 1
+            self.taken.remove(first)
+            self.scheduler.again(first, self.now_ns)
+            self.done(instance)
+
     def lose(self, instance):
         self.scheduler.lost(instance, self.now_ns)
         self.running.pop(instance, None)
@@ -67,7 +78,7 @@ class Course:
         self.expire()
         if self.added:
             chosen = self.added[index % len(self.added)]
-            has_left = chosen in self.left
+            has_left = self.left[chosen] > 0
             assert self.scheduler.cancel(chosen) or has_left
             if not has_left:
                 self.left[chosen] += 1
@@ -106,7 +117,7 @@ events = st.lists(
             ),
         ),
         st.tuples(st.just("take"), st.integers(0, INSTANCES - 1)),
-        st.tuples(st.just("done"), st.integers(0, INSTANCES - 1)),
+        st.tuples(st.sampled_from(["done", "again"]), st.integers(0, INSTANCES - 1)),
         st.tuples(st.just("cancel"), st.integers(0, 50)),
         st.tuples(st.just("wait"), st.sampled_from([1, MS // 2, 3 * MS])),
     ),
@@ -148,6 +159,8 @@ def happen(course, happenings):
                 course.take(how)
             case "done":
                 course.done(how)
+            case "again":
+                course.again(how)
             case "lose":
                 course.lose(how)
             case "cancel":
@@ -166,7 +179,7 @@ def test_every_entry_leaves_exactly_once_and_no_batch_is_too_large(happenings, b
 @given(events, batchings)
 def test_entries_of_a_priority_run_in_the_order_in_which_they_came(happenings, batching):
     course = Course({"dynamic_batching": batching})
-    happen(course, happenings)
+    happen(course, [(what, how) for what, how in happenings if what != "again"])
     course.finish()
     levels = {1, 2} if batching["priority_levels"] else {0}
     for level in levels:
@@ -185,6 +198,8 @@ def test_no_entry_runs_after_its_timeout_and_none_is_refused_before(happenings, 
     )
     taken_ns, refused_ns = {}, {}
     for happening in happenings:
+        if happening[0] == "again":
+            continue
         happen(course, [happening])
         for one in course.left:
             (taken_ns if one in course.taken else refused_ns).setdefault(one, course.now_ns)
@@ -247,3 +262,11 @@ def test_a_sequence_runs_one_request_at_a_time_in_one_instance(happenings, strat
         for instance, batch in course.running.items():
             for one in batch.entries:
                 assert where.setdefault(one.sequence, instance) == instance
+
+
+@given(sequence_events, strategies)
+def test_every_iterative_sequence_leaves_once_however_often_it_comes_back(happenings, strategy):
+    batching = {"control_input": CONTROLS, "iterative_sequence": True} | strategy
+    course = Course({"sequence_batching": batching})
+    happen(course, [("again" if what == "done" and how else what, how) for what, how in happenings])
+    course.finish()
