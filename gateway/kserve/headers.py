@@ -12,6 +12,7 @@ Headers = list[tuple[bytes, bytes]]
 _Head = TypeVar("_Head")
 _MOST_KEPT = 64
 _KEPT_BYTES = 512
+_RESIZES = 0x20  # how a block begins that sets the table's size (RFC 7541 §6.3): it must be heard each time
 
 
 class HeaderError(Exception):
@@ -47,7 +48,7 @@ class HeaderDecoder(Generic[_Head]):
         if newest is not self._newest or len(entries) != self._count:
             self._newest, self._count = newest, len(entries)
             self._kept.clear()
-        elif len(block) <= _KEPT_BYTES and len(self._kept) < _MOST_KEPT:
+        elif len(block) <= _KEPT_BYTES and len(self._kept) < _MOST_KEPT and block[0] & 0xE0 != _RESIZES:
             self._kept[block] = head
         return head
 
