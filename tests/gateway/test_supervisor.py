@@ -11,6 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway import supervisor
+from gateway.settings import Settings
 from tests.processes import alive, command_line, descendants
 from tests.servers import Tritium, echo_repository, serving, status
 from tests.waiting import eventually
@@ -207,3 +209,17 @@ def test_a_key_file_that_cannot_be_used_is_refused_in_words(tmp_path: Path) -> N
     with serving(echo_repository(tmp_path, {"good": {}}), "--api-key-file", str(keys), is_awaited=False) as tritium:
         assert tritium.process.wait(30) == 1
         assert "not a SHA-256 digest" in tritium.output()
+
+
+def test_what_a_client_sets_at_one_server_process_holds_at_all_of_them(server: Tritium) -> None:
+    url = f"{server.url}/v2/logging"
+    assert httpx.post(url, json={"log_format": "ISO8601"}).status_code == 200
+    assert {httpx.get(url).json()["log_format"] for _ in range(12)} == {"ISO8601"}
+
+
+def test_what_clients_have_set_ends_with_the_server(tmp_path: Path) -> None:
+    left = tmp_path / "kserve.json"
+    left.write_text("{}")
+    with supervisor._runtime_dir(Settings(runtime_dir=tmp_path)) as folder:
+        assert Path(folder) == tmp_path
+        assert not left.exists()
