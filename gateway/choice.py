@@ -59,6 +59,15 @@ def parts(config: ModelConfig) -> tuple[str, ...]:
     return () if scheduling is None else tuple(dict.fromkeys(step.model_name for step in scheduling.step))
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """An override, the folder of its files if it has some, and the stamp of the model's own folder then."""
+
+    override: Override
+    files: Path | None
+    stamp: int
+
+
 class Overrides:
     """What models were loaded with by clients; it counts until they are unloaded or their own files change.
 
@@ -69,27 +78,44 @@ class Overrides:
         self._settings = settings
         self._folder = Path(runtime_dir) / "overrides"
         self._next = itertools.count(1).__next__
-        self._known: dict[str, tuple[Override, Path | None, int]] = {}
+        self._known: dict[str, _Known] = {}
+        self._tried: dict[str, _Known | None] = {}
 
     def find(self, name: str, override: Override | None = None) -> list[ModelConfig]:
-        """The versions of one model as they are to be served now. Raises `ModelNotFound`, `InvalidRequest`."""
+        """The versions of one model as they are to be served next. Raises `ModelNotFound`, `InvalidRequest`.
+
+        An override counts for later ones once it was kept.
+        """
         known = None if override is not None else self._known.get(name)
-        if known is not None and known[1] is None and known[2] == self._stamp(name):
-            return find(self._settings, name, known[0])
-        if override is None:
-            return find(self._settings, name)
-        files = self._copy(name, override.files) if override.files else None
-        configs = find(self._settings, name, override, files)
-        self._known[name] = override, files, self._stamp(name)
+        if known is not None and (known.files is not None or known.stamp != self._stamp(name)):
+            known = None
+        if override is not None:
+            files = self._copy(name, override.files) if override.files else None
+            known = _Known(override, files, self._stamp(name))
+        configs = (
+            find(self._settings, name) if known is None else find(self._settings, name, known.override, known.files)
+        )
+        self._tried[name] = known
         return configs
 
+    def keep(self, name: str) -> None:
+        """The model serves as it was found last."""
+        known = self._tried.pop(name, None)
+        if known is None:
+            self._known.pop(name, None)
+        else:
+            self._known[name] = known
+
     def has_files(self, name: str) -> bool:
-        """Whether the model runs from files that a client has sent."""
-        return name in self._known and self._known[name][1] is not None
+        """Whether the model runs, or is about to, from files that a client has sent."""
+        return any(
+            known is not None and known.files is not None for known in (self._known.get(name), self._tried.get(name))
+        )
 
     def forget(self, name: str) -> None:
         """The model is unloaded."""
         self._known.pop(name, None)
+        self._tried.pop(name, None)
 
     def close(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)

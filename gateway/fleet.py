@@ -318,6 +318,7 @@ class Fleet:
             raise
         if serves:
             self._swap(name, after)
+        self._overrides.keep(name)
 
     def _check_names(self, after: Sequence[LoadedModel]) -> None:
         """Raises `InvalidRequest` where an alias is taken."""

@@ -120,15 +120,31 @@ def test_a_configuration_of_a_client_counts_until_the_models_own_files_change(
         return model.max_batch_size
 
     (model,) = overrides.find("a", Override('{"backend": "python", "max_batch_size": 4}'))
-    assert (model.max_batch_size, size()) == (4, 4)
+    assert model.max_batch_size == 4
+    overrides.keep("a")
+    assert size() == 4
     os.utime(repository / "a" / "1" / "model.py", ns=(1, 1))
     assert size() == 0
 
 
 def test_a_configuration_of_a_client_is_forgotten_with_the_model(overrides: Overrides) -> None:
     overrides.find("a", Override('{"backend": "python", "max_batch_size": 4}'))
+    overrides.keep("a")
     overrides.forget("a")
     assert overrides.find("a")[0].max_batch_size == 0
+
+
+def test_a_configuration_that_did_not_load_does_not_count(overrides: Overrides) -> None:
+    def found(size: int | None = None) -> int:
+        override = None if size is None else Override(f'{{"backend": "python", "max_batch_size": {size}}}')
+        return overrides.find("a", override)[0].max_batch_size
+
+    found(4)
+    overrides.keep("a")
+    found(8)
+    assert found() == 4
+    overrides.keep("a")
+    assert found() == 4
 
 
 def test_a_configuration_that_is_refused_does_not_count(overrides: Overrides) -> None:
