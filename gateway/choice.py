@@ -71,7 +71,8 @@ class _Known:
 class Overrides:
     """What models were loaded with by clients; it counts until they are unloaded or their own files change.
 
-    Files are written into folders of their own under `runtime_dir`; `close` removes them.
+    Files are written into folders of their own under `runtime_dir`. One that nothing serves from any more is removed
+    when the next one is written for its model; `close` removes all.
     """
 
     def __init__(self, settings: Settings, runtime_dir: str) -> None:
@@ -80,6 +81,7 @@ class Overrides:
         self._next = itertools.count(1).__next__
         self._known: dict[str, _Known] = {}
         self._tried: dict[str, _Known | None] = {}
+        self._copies: dict[str, list[Path]] = {}
 
     def find(self, name: str, override: Override | None = None) -> list[ModelConfig]:
         """The versions of one model as they are to be served next. Raises `ModelNotFound`, `InvalidRequest`.
@@ -126,7 +128,14 @@ class Overrides:
     def _copy(self, name: str, files: Mapping[str, Path]) -> Path:
         if name in {"", ".", ".."} or "/" in name:
             raise InvalidRequest(f"{name!r} is no name of a model.")
+        served = self._known.get(name)
+        for old in self._copies.pop(name, []):
+            if served is not None and served.files == old:
+                self._copies.setdefault(name, []).append(old)
+            else:
+                shutil.rmtree(old.parent, ignore_errors=True)
         folder = self._folder / str(self._next()) / name
+        self._copies.setdefault(name, []).append(folder)
         for path, source in files.items():
             file = (folder / path).resolve()
             if not file.is_relative_to(folder.resolve()):

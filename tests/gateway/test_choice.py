@@ -165,6 +165,17 @@ def test_files_of_a_client_are_a_model_of_their_own_until_it_is_closed(overrides
     assert not (tmp_path / "overrides").exists()
 
 
+def test_files_do_not_pile_up(overrides: Overrides, tmp_path: Path) -> None:
+    (tmp_path / "sent").touch()
+    override = Override('{"backend": "python"}', {"1/model.py": tmp_path / "sent"})
+    (first,) = overrides.find("fresh", override)
+    overrides.keep("fresh")
+    for _ in range(5):
+        overrides.find("fresh", override)
+    assert Path(first.path).exists(), "what serves was removed"
+    assert len(list((tmp_path / "overrides").iterdir())) == 2
+
+
 def test_files_need_a_configuration_and_stay_in_their_folder(overrides: Overrides, tmp_path: Path) -> None:
     (tmp_path / "sent").touch()
     with pytest.raises(InvalidRequest, match="without a configuration"):
