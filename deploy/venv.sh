@@ -32,8 +32,8 @@ find_python() {
 }
 
 case ${1:-serve} in
-serve) extras=llamacpp,onnxruntime,text,kserve,images stamps=".venv/.made-for-serve" ;;
-dev) extras=llamacpp,onnxruntime,text,kserve,images,dev stamps=".venv/.made-for-serve .venv/.made-for-dev" ;;
+serve) extras=llamacpp,onnxruntime,text,kserve,images,rag stamps=".venv/.made-for-serve" ;;
+dev) extras=llamacpp,onnxruntime,text,kserve,images,rag,postgres,dev stamps=".venv/.made-for-serve .venv/.made-for-dev" ;;
 *) say "usage: deploy/venv.sh serve|dev" && exit 2 ;;
 esac
 

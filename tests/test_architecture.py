@@ -53,7 +53,7 @@ def test_every_locked_package_has_one_exact_version_and_every_direct_one_is_lock
     locked = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    installed = ("llamacpp", "onnxruntime", "text", "kserve", "images", "dev")
+    installed = ("llamacpp", "onnxruntime", "text", "kserve", "images", "rag", "postgres", "dev")
     for requirement in [*project["dependencies"], *(each for extra in installed for each in extras[extra])]:
         name = requirement.split(">=")[0].split("[")[0]
         assert name in locked, f"{name} is not in constraints.txt: run `make lock`"

@@ -1,0 +1,1 @@
+"""What is known of files, vector stores and their files, in SQL: SQLite by default, PostgreSQL by URL."""
