@@ -15,12 +15,12 @@ import msgspec
 from backends.errors import InferenceError, ServingError
 from gateway import tenants
 from gateway.children import ServerChild
-from gateway.choice import Override
 from gateway.exposition import statistics_of
 from gateway.fleet import Fleet
 from gateway.lives import Burden
 from gateway.metrics import decode
 from gateway.model_control import ModelControl
+from gateway.overrides import Override
 from gateway.questions import error_name
 from gateway.settings import Settings
 from gateway.snapshot import Account, Ask, Loads, Reload, Told

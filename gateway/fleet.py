@@ -15,9 +15,10 @@ from backends.errors import InvalidRequest, ModelNotFound, ModelNotReady, Servin
 from backends.model import State
 from backends.repository import BrokenModel
 from gateway import composition
-from gateway.choice import NoVersion, Override, Overrides, choose, parts
+from gateway.choice import NoVersion, choose, parts
 from gateway.lives import Burden, Lives, without
 from gateway.loading import LiveEndpoint, LoadedModel, Place, failed, is_same, look, prepare, replace
+from gateway.overrides import Override, Overrides
 from gateway.settings import Settings
 from gateway.snapshot import ModelStatus
 

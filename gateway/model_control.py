@@ -10,9 +10,10 @@ from backends.errors import Code, InferenceError, ModelNotFound, ServingError
 from backends.model import State
 from backends.repository import folders
 from gateway import composition
-from gateway.choice import NoVersion, Override
+from gateway.choice import NoVersion
 from gateway.fleet import Fleet, NotLoaded
 from gateway.loading import cause
+from gateway.overrides import Override
 from gateway.settings import Settings
 
 _STATES = {State.READY: "READY", State.STARTING: "LOADING", State.DRAINING: "UNLOADING"}

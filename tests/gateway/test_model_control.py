@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from backends.errors import Code, InferenceError
-from gateway.choice import Override
 from gateway.fleet import Fleet
 from gateway.lives import Burden
 from gateway.model_control import ModelControl
+from gateway.overrides import Override
 from gateway.settings import Settings
 from tests.servers import echo_repository
 
