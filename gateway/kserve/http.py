@@ -38,6 +38,8 @@ _log = logging.getLogger(__name__)
 _JSON = b"content-type: application/json\r\n"
 _WORK = frozenset({"infer", "generate", "generate_stream"})
 _ROUTES = 4096
+_LARGE_BYTES = 1 << 18
+_PACKED_BYTES = 1 << 14  # may be a thousand times as much when unpacked
 _HEADER_BYTES = b"inference-header-content-length"
 _DIGITS = re.compile(rb"\s*([+-]?\d+)")
 
@@ -186,7 +188,11 @@ class KServe:
                 "HTTP end point doesn't support models with decoupled transaction policy", Code.UNSUPPORTED
             )
         if (encoding := headers.get(b"content-encoding")) is not None:
-            body = decompress(body, encoding, self._plane.settings.max_body_bytes)
+            limit = self._plane.settings.max_body_bytes
+            if len(body) < _PACKED_BYTES:
+                body = decompress(body, encoding, limit)
+            else:  # zlib lets go of the interpreter, but not of the loop
+                body = await asyncio.to_thread(decompress, body, encoding, limit)
         header_bytes = _header_bytes(headers[_HEADER_BYTES], len(body)) if _HEADER_BYTES in headers else None
         inference = read_inference(body, header_bytes, served, self._dataplane.regions)
         self._complete(inference.request, exchange)
@@ -206,7 +212,8 @@ class KServe:
         parts: list[Buffer] = [text, *binary]
         if (wanted := headers.get(b"accept-encoding")) is not None and (encoding := accepted(wanted)):
             lines += b"content-encoding: %b\r\n" % encoding
-            parts = [compress(parts, encoding)]
+            is_large = sum(map(len, parts)) >= _LARGE_BYTES
+            parts = [await asyncio.to_thread(compress, parts, encoding) if is_large else compress(parts, encoding)]
         await reply.whole(200, lines, parts)
 
     async def _generate(self, exchange: _Exchange, served: Served, body: bytes | bytearray) -> None:

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.conformance.http_cases import cases
 from tests.processes import command_line, descendants
@@ -73,6 +74,7 @@ def resident_bytes(pid: int) -> int:
     return int(fields["VmRSS"].split()[0]) * 1024
 
 
+@pytest.mark.timeout(400)
 def test_ten_thousand_malformed_requests_break_nothing_and_leave_nothing() -> None:
     chance = random.Random(SEED)
     whole = requests()

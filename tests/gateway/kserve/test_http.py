@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import struct
+import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -194,8 +196,6 @@ async def test_a_body_over_the_limit_is_413_before_it_comes() -> None:
 
 
 async def test_a_small_body_that_unpacks_to_more_than_the_limit_is_413() -> None:
-    import gzip
-
     async with served(max_body_bytes=1000) as (client, _, _models):
         status, _ = await client.ask("/v2/models/simple/infer", gzip.compress(b" " * 100_000), content_encoding="gzip")
         assert status == 413
@@ -385,6 +385,23 @@ async def test_the_id_of_a_request_is_returned_with_every_kind_of_answer() -> No
         connection = await client.open()
         await connection.send("/v2/models/simple/infer", SIMPLE)
         assert (await connection.head())[1]["x-request-id"].startswith("req_")
+        connection.close()
+
+
+async def test_a_large_compressed_tensor_comes_back_compressed() -> None:
+    async with served() as (client, _, _models):
+        body, header_bytes = binary(LARGE_ELEMENTS)
+        connection = await client.open()
+        await connection.send(
+            "/v2/models/identity/infer",
+            gzip.compress(body, 1),
+            content_encoding="gzip",
+            accept_encoding="deflate",
+            inference_header_content_length=header_bytes,
+        )
+        status, fields, data = await connection.receive()
+        assert (status, fields["content-encoding"]) == (200, "deflate")
+        assert zlib.decompress(data).endswith(body[int(header_bytes) :])
         connection.close()
 
 
