@@ -88,6 +88,4 @@ def complete(fields: Fields) -> None:
 def adopt(fields: Fields, remote: Fields) -> None:
     """Take over the tensors of a remote model, where the configuration declares none of its own."""
     if not fields.get("input") and not fields.get("output"):
-        for name in _OF_A_REMOTE:
-            if name in remote:
-                fields[name] = remote[name]
+        fields |= {name: value for name, value in remote.items() if name in _OF_A_REMOTE}

@@ -101,10 +101,10 @@ def adopted(config: ModelConfig, remote: str) -> str:
     Raises `InvalidRequest` where that is none.
     """
     try:
-        fields, told = json.loads(config.document), json.loads(remote)
-        adopt(fields, told)
+        fields = json.loads(config.document)
+        adopt(fields, json.loads(remote))
         document = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
-    except (ValueError, TypeError) as error:
+    except (ValueError, AttributeError) as error:
         raise InvalidRequest(f"The remote configuration of model {config.name!r} is wrong: {error}") from error
     completed(config, document)
     return document

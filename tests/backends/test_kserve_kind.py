@@ -6,19 +6,28 @@ import json
 import os
 import struct
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
+import grpc
 import pytest
 
-from backends.config import ModelConfig, read
-from backends.errors import Code, InferenceError, InvalidRequest, ModelNotReady, ServingError, UnsupportedOperation
-from backends.interface import adopt
-from backends.kserve import RemoteModel, connect, launch
-from backends.model import Capability, Endpoint, Endpoints, InferRequest, InferResponse, OpenAIRequest, State
-from backends.tensors import Tensor, elements, join
+from backends.config import ModelConfig
+from backends.engine.generated import piece
+from backends.errors import (
+    Code,
+    InferenceError,
+    InvalidRequest,
+    ModelNotReady,
+    ServingError,
+    UnsupportedOperation,
+    UpstreamError,
+    UpstreamProtocolError,
+)
+from backends.kserve import connect, launch
+from backends.model import Capability, Endpoint, Endpoints, InferResponse, OpenAIRequest, State
+from backends.tensors import Tensor, elements
+from tests.backends.remotes import answer, ask, chunks, config, content, model, numbers, post, text
 from tests.processes import holds
 from tests.servers import ROOT, Tritium, serving
 
@@ -44,69 +53,6 @@ def remote(cancelled: Path) -> Iterator[Tritium]:
 def files(tmp_path: Path) -> Path:
     (tmp_path / "chat_template.jinja").write_text(TEMPLATE)
     return tmp_path
-
-
-def config(remote: Tritium, name: str, path: Path = ROOT, **parameters: str) -> ModelConfig:
-    """The local configuration of a remote model, as the supervisor completes it."""
-    with urlopen(f"{remote.url}/v2/models/{name}/config") as answer:
-        told = json.load(answer)
-    given = {"endpoints": remote.url, "model": name, "grpc_port": str(remote.grpc_port), **parameters}
-    fields: dict[str, Any] = {"name": "local", "backend": "kserve"}
-    fields["parameters"] = {key: {"string_value": value} for key, value in given.items()}
-    adopt(fields, told)
-    return read(json.dumps(fields), version=1, path=str(path), arguments={})
-
-
-@asynccontextmanager
-async def model(remote: Tritium, name: str, path: Path = ROOT, **parameters: str) -> AsyncIterator[RemoteModel]:
-    found = connect(
-        config(remote, name, path, **parameters), Endpoints((Endpoint("r", remote.url, State.READY),)), None
-    )
-    try:
-        yield found
-    finally:
-        await found.aclose()
-
-
-def numbers(*values: float) -> Tensor:
-    return Tensor("IN", "FP32", (1, len(values)), struct.pack(f"<{len(values)}f", *values))
-
-
-def text(name: str, *texts: str, shape: tuple[int, ...] | None = None) -> Tensor:
-    return Tensor(name, "BYTES", (len(texts),) if shape is None else shape, join(one.encode() for one in texts))
-
-
-async def ask(asked: RemoteModel, *inputs: Tensor, **fields: Any) -> list[InferResponse]:
-    responses = asked.infer(InferRequest("local", list(inputs), **fields))
-    try:
-        return [response async for response in responses]
-    finally:
-        await responses.aclose()
-
-
-async def post(asked: RemoteModel, path: str, **fields: Any) -> bytes:
-    body = json.dumps({"model": "local", **fields}).encode()
-    response = await asked.respond(OpenAIRequest(path, body, "local", stream=bool(fields.get("stream"))))
-    try:
-        assert response.status == 200
-        return b"".join([part async for part in response.body])
-    finally:
-        await response.body.aclose()
-
-
-async def answer(asked: RemoteModel, path: str, **fields: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(await post(asked, path, **fields))
-    return found
-
-
-async def chunks(asked: RemoteModel, path: str, **fields: Any) -> list[dict[str, Any]]:
-    events = (await post(asked, path, stream=True, **fields)).decode().split("\n\n")
-    assert events[-2:] == ["data: [DONE]", ""]
-    return [json.loads(event.removeprefix("data: ")) for event in events[:-2]]
-
-
-def content(found: list[dict[str, Any]]) -> str:
-    return "".join(choice["delta"].get("content", "") for chunk in found for choice in chunk["choices"])
 
 
 async def test_tensors_go_to_the_remote_and_come_back_in_binary(remote: Tritium) -> None:
@@ -198,6 +144,28 @@ async def test_a_limit_that_cut_the_answer_is_told(remote: Tritium, files: Path,
         else:
             # One response, and no tokenizer: nobody can tell, so that it is not claimed.
             assert (await answer(asked, "/v1/chat/completions", **fields))["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_the_backend_of_vllm_tells_is_passed_on(remote: Tritium, files: Path, stream: bool) -> None:
+    async with model(remote, "llm", files) as asked:
+        fields: dict[str, Any] = {"prompt": "one two three", "max_tokens": 2, "temperature": 0}
+        if stream:
+            found = await chunks(asked, "/v1/completions", stream_options={"include_usage": True}, **fields)
+            text = "".join(choice["text"] for chunk in found for choice in chunk["choices"])
+            reason, usage = found[-2]["choices"][0]["finish_reason"], found[-1]["usage"]
+        else:
+            whole = await answer(asked, "/v1/completions", **fields)
+            text, reason, usage = whole["choices"][0]["text"], whole["choices"][0]["finish_reason"], whole["usage"]
+        assert (text.strip(), reason) == ("one two", "length")
+        assert usage == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+
+
+async def test_a_prompt_is_part_of_the_answer_where_that_is_asked_for(remote: Tritium, files: Path) -> None:
+    async with model(remote, "stream", files) as asked:
+        assert (await answer(asked, "/v1/completions", prompt="a b", echo=True))["choices"][0]["text"] == "a ba b "
+        found = await chunks(asked, "/v1/completions", prompt="a b", echo=True)
+        assert "".join(choice["text"] for chunk in found for choice in chunk["choices"]) == "a ba b "
 
 
 @pytest.mark.parametrize("stop", ["two thr", ["zzz", "two"]])
@@ -327,6 +295,38 @@ async def test_a_remote_that_is_gone_is_told_as_such(remote: Tritium) -> None:
     nothing = connect(config(remote, "plain"), Endpoints(), None)
     assert not nothing.ready()
     assert isinstance(nothing.lacking(), ModelNotReady)
+
+
+class Silent(grpc.GenericRpcHandler):
+    """Ends each stream without a word."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:  # noqa: ARG002
+        async def nothing(requests: object, context: object) -> AsyncIterator[bytes]:  # noqa: ARG001
+            for answer in ():
+                yield answer
+
+        return grpc.stream_stream_rpc_method_handler(nothing)
+
+
+async def test_a_stream_that_ends_before_its_last_response_is_broken(remote: Tritium) -> None:
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Silent(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    asked = connect(
+        config(remote, "stream", grpc_port=str(port)), Endpoints((Endpoint("r", remote.url, State.READY),)), None
+    )
+    try:
+        with pytest.raises(UpstreamError, match="ended its stream too early"):
+            await ask(asked, text("text_input", "a"))
+    finally:
+        await asked.aclose()
+        await server.stop(None)
+
+
+def test_a_response_without_text_is_no_answer() -> None:
+    with pytest.raises(UpstreamProtocolError, match="without a text_output"):
+        piece(InferResponse([Tensor("other", "INT8", (1,), b"1")]))
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,22 @@ from collections.abc import Iterator
 import pytest
 
 from backends.config import ModelConfig, read
+from backends.engine.answer import Collected
+from backends.engine.inference import infer
 from backends.engine.replicas import EngineModel
-from backends.errors import Code, InferenceError, ServingError
+from backends.errors import Code, InferenceError, ServingError, UpstreamProtocolError
 from backends.interface import complete
-from backends.model import Capability, Endpoint, Endpoints, InferRequest, InferResponse, State
+from backends.model import (
+    Capability,
+    Endpoint,
+    Endpoints,
+    InferRequest,
+    InferResponse,
+    OpenAIRequest,
+    OpenAIResponse,
+    State,
+)
+from backends.statistics import ModelStatistics
 from backends.tensors import Tensor, elements, join
 from tests.engines import EchoEngine, echo_engine
 from tests.processes import holds
@@ -244,3 +256,40 @@ async def test_inferences_are_counted_with_the_time_to_their_first_response(engi
     counted = await asked.statistics()
     assert (counted.inference_count, counted.execution_count, counted.inference_stats.success.count) == (1, 1, 1)
     assert counted.first_response_ms["100"] == 1
+
+
+class Scripted:
+    """A model whose engine answers with these bytes."""
+
+    def __init__(self, body: bytes) -> None:
+        self.config = config()
+        self.capabilities = frozenset(Capability)
+        self.counted = ModelStatistics()
+        self.gate = None
+        self._body = body
+
+    async def respond(self, request: OpenAIRequest) -> OpenAIResponse:  # noqa: ARG002
+        return OpenAIResponse(200, (), Collected(self._body))
+
+
+@pytest.mark.parametrize(
+    ("stream", "body", "why"),
+    [
+        (False, b"<html>", "no JSON: "),
+        (False, b"[]", "no JSON object"),
+        (True, b'data: {"choices":[{"text":"a","finish_reason":null}]}\n\n', "ended its stream too early"),
+        (True, b"data: [DONE]\n\n", "ended its stream too early"),
+    ],
+)
+async def test_an_answer_that_is_none_is_the_engines_fault(stream: bool, body: bytes, why: str) -> None:
+    responses = infer(Scripted(body), InferRequest("small", [text("text_input", "a"), flag("stream", stream)]))
+    with pytest.raises(UpstreamProtocolError, match=why):
+        _ = [response async for response in responses]
+
+
+async def test_an_error_in_a_stream_is_a_response() -> None:
+    body = b'data: {"error":{"message":"no more"}}\n\n'
+    responses = infer(Scripted(body), InferRequest("small", [text("text_input", "a"), flag("stream")]))
+    (response,) = [response async for response in responses]
+    assert response.error is not None
+    assert response.error.message == "no more"
