@@ -14,9 +14,10 @@ class PbtxtError(Exception):
 
 def read_text(text: str) -> dict[str, Any]:
     """The fields of a configuration in protobuf's text format, unset scalars included. Raises `PbtxtError`."""
-    # Imported here because only the supervisor reads configurations: with grpc behind it, it costs 0.4 s and 30 MB.
+    # Imported here because only the supervisor reads configurations.
     from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2
+
+    from backends.protobuf import model_config_pb2
 
     try:
         return _fields(text_format.Parse(text, model_config_pb2.ModelConfig()))
@@ -27,7 +28,8 @@ def read_text(text: str) -> dict[str, Any]:
 def read_json(text: str) -> dict[str, Any]:
     """The same from JSON, as a client sends it to load a model under another configuration. Raises `PbtxtError`."""
     from google.protobuf import json_format
-    from tritonclient.grpc import model_config_pb2
+
+    from backends.protobuf import model_config_pb2
 
     try:
         return _fields(json_format.Parse(text, model_config_pb2.ModelConfig()))

@@ -11,9 +11,8 @@ import struct
 from array import array
 from typing import Any
 
-from tritonclient.grpc import service_pb2 as pb
-
 from backends.errors import Code, InferenceError
+from backends.protobuf import service_pb2 as pb
 from backends.tensors import ELEMENT_BYTES, Buffer
 
 _RAW_INPUT_TAG = 0x3A  # ModelInferRequest.raw_input_contents: field 7, length-delimited

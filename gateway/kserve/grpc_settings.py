@@ -6,9 +6,9 @@ import re
 from typing import Any
 
 import msgspec
-from tritonclient.grpc import service_pb2 as pb
 
 from backends.errors import Code, InferenceError
+from backends.protobuf import service_pb2 as pb
 from gateway.kserve import log_settings, trace_settings
 from gateway.kserve.dataplane import DataPlane
 from gateway.tenants import Tenant

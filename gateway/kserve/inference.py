@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from tritonclient.grpc import service_pb2 as pb
 
 from backends.errors import Code, InferenceError, ServingError
 from backends.model import InferResponse, Responses
+from backends.protobuf import service_pb2 as pb
 from backends.tensors import Buffer
 from gateway.kserve import contents, messages
 from gateway.kserve.call import Call

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tritonclient.grpc import service_pb2 as pb
-
 from backends.errors import Code, InferenceError
 from backends.model import InferRequest, InferResponse, Scalar
+from backends.protobuf import service_pb2 as pb
 from backends.tensors import ELEMENT_BYTES, Buffer, Tensor
 from gateway.kserve import contents
 from gateway.kserve.dataplane import Wanted

@@ -8,9 +8,9 @@ from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
-from tritonclient.grpc import service_pb2 as pb
 
 from backends.errors import Code, InferenceError
+from backends.protobuf import service_pb2 as pb
 from backends.statistics import BatchStatistics, InferenceStatistics, ModelStatistics, ResponseStatistics
 from backends.tensors import Buffer
 from gateway.health import readiness
