@@ -302,8 +302,8 @@ class Silent(grpc.GenericRpcHandler):
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:  # noqa: ARG002
         async def nothing(requests: object, context: object) -> AsyncIterator[bytes]:  # noqa: ARG001
-            for answer in ():
-                yield answer
+            for said in ():
+                yield said
 
         return grpc.stream_stream_rpc_method_handler(nothing)
 
