@@ -13,6 +13,12 @@ from gateway.kserve.metadata import Head, read_head
 from gateway.kserve.services import Services
 
 _BACKLOG = 4096
+_KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
 _POLL_SECONDS = 0.02
 _FAREWELL_SECONDS = 1.0
 
@@ -32,7 +38,9 @@ class GrpcServer:
         self._server: asyncio.Server | None = None
 
     async def start(self, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
-        """Serve on this socket, which listens already."""
+        """Serve on this socket, which listens already; connections whose other end is gone are noticed in two minutes."""
+        for level, option, value in _KEEPALIVE:  # accepted sockets have them from it
+            listener.setsockopt(level, option, value)
         self._server = await asyncio.get_running_loop().create_server(
             lambda: Connection(self._accept, read_head, self._peers), sock=listener, ssl=tls, backlog=_BACKLOG
         )

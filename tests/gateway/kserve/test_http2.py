@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 
 import pytest
@@ -288,6 +289,15 @@ async def test_stopping_cuts_off_what_does_not_end() -> None:
         head, _, _ = await raw.answer(1)
         assert head["grpc-status"] == "14"
         await raw.close()
+
+
+async def test_connections_notice_that_their_client_is_gone(served: Served) -> None:
+    raw = await Raw.open(served.port)
+    await raw.expect(h2.SETTINGS)
+    (peer,) = served.server._peers
+    accepted = peer._output._transport.get_extra_info("socket")
+    assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    await raw.close()
 
 
 frames = st.builds(
