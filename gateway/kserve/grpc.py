@@ -38,7 +38,7 @@ class GrpcServer:
         self._server: asyncio.Server | None = None
 
     async def start(self, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
-        """Serve on this socket, which listens already; connections whose other end is gone are noticed in two minutes."""
+        """Serve on this socket, which listens already; clients that are gone are noticed within two minutes."""
         for level, option, value in _KEEPALIVE:  # accepted sockets have them from it
             listener.setsockopt(level, option, value)
         self._server = await asyncio.get_running_loop().create_server(
