@@ -32,7 +32,10 @@ def read(choice: dict[str, Any]) -> Choice:
 
 
 def outputs(choices: Sequence[Choice], names: Iterable[str], lead: tuple[int, ...], prompt_tokens: int) -> list[Tensor]:
-    """The tensors of these names; `lead` is the batch's dimension where there is one."""
+    """The tensors of these names; `lead` is the batch's dimension where there is one.
+
+    `prompt_tokens` 0: not known yet, and left out.
+    """
     made = []
     shape = (*lead, len(choices))
     for name in names:
@@ -49,7 +52,7 @@ def outputs(choices: Sequence[Choice], names: Iterable[str], lead: tuple[int, ..
             case "num_output_tokens":
                 counts = [choice.tokens for choice in choices]
                 made.append(Tensor(name, "UINT32", shape, struct.pack(f"<{len(counts)}I", *counts)))
-            case "num_input_tokens":
+            case "num_input_tokens" if prompt_tokens:
                 made.append(Tensor(name, "UINT32", (*lead, 1), struct.pack("<I", prompt_tokens)))
     return made
 

@@ -28,6 +28,7 @@ from backends.weights import missing
 from tests.servers import ROOT, unavailable
 from tests.waiting import eventually
 
+DEMO_MODEL = "smollm2-135m-instruct"
 STOP_SECONDS = 20.0
 
 
@@ -98,8 +99,9 @@ class Engine:
 
 
 def demo(config_name: str = "", repository: Path = ROOT / "model_repository") -> ModelConfig:
-    """The one model of a repository, with its weights; the test is skipped when they are not there."""
-    (config,) = load([repository], config_name or None)
+    """The one model of a repository, or the demo, with its weights; the test is skipped when they are not there."""
+    found = load([repository], config_name or None)
+    config = found[0] if len(found) == 1 else next(model for model in found if model.name == DEMO_MODEL)
     assert isinstance(config, ModelConfig), config
     if lacking := missing(repository / config.name):
         unavailable(f"{lacking[0].path} of {config.name} is not fetched")

@@ -119,6 +119,7 @@ async def test_tokens_are_counted_by_the_engine(engine: EchoEngine, stream: bool
     )
     assert sum(values(response, "num_output_tokens")[0] for response in responses) == 3
     assert values(responses[-1], "num_input_tokens") == [3]
+    assert sum(tensor.name == "num_input_tokens" for response in responses for tensor in response.outputs) == 1
 
 
 @pytest.mark.parametrize(
