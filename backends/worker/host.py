@@ -19,15 +19,15 @@ import uvloop
 
 from backends.config import ModelConfig
 from backends.statistics import ModelStatistics
-from backends.worker.batcher import scheduler_for
-from backends.worker.cache import Cache
-from backends.worker.connection import Answer, Desk, Greeting
-from backends.worker.counters import Counters
-from backends.worker.executor import Executor
-from backends.worker.instances import Instances, Program, places
+from backends.worker.hosting.cache import Cache
+from backends.worker.hosting.connection import Answer, Desk, Greeting
+from backends.worker.hosting.counters import Counters
+from backends.worker.hosting.executor import Executor
+from backends.worker.hosting.instances import Instances, Program, places
 from backends.worker.messages import Status
 from backends.worker.options import Options, read_environment
-from backends.worker.resources import limited
+from backends.worker.scheduling.batcher import scheduler_for
+from backends.worker.scheduling.resources import limited
 
 
 class Host:

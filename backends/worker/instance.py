@@ -21,17 +21,17 @@ import msgspec
 
 from backends.config import ModelConfig, read
 from backends.errors import InferenceError
-from backends.worker import environments
 from backends.worker.exchange import Answer, Exchange, Request
 from backends.worker.frames import BlockingLink
+from backends.worker.loaders import environments
 from backends.worker.messages import Completed, Executed, Failed, Load, Loaded, Respond
 
 LOADERS = {
-    "python": "backends.worker.python_model",
-    "onnxruntime": "backends.worker.onnx_model",
-    "pytorch": "backends.worker.torch_model",
-    "tensorflow": "backends.worker.tensorflow_model",
-    "tensorrt": "backends.worker.tensorrt_model",
+    "python": "backends.worker.loaders.python_model",
+    "onnxruntime": "backends.worker.loaders.onnx_model",
+    "pytorch": "backends.worker.loaders.torch_model",
+    "tensorflow": "backends.worker.loaders.tensorflow_model",
+    "tensorrt": "backends.worker.loaders.tensorrt_model",
 }
 """The loader's module by the `backend` of a configuration, imported when it is chosen."""
 

@@ -10,7 +10,7 @@ from backends.errors import ModelNotReady
 from backends.model import Endpoints, Models, OpenAIRequest, OpenAIResponse
 from backends.worker import launching, text
 from backends.worker.client import WorkerModel
-from backends.worker.face import Face
+from backends.worker.openai.face import Face
 
 
 def launch(config: ModelConfig, *, runtime_dir: str) -> Sequence[Command]:

@@ -19,9 +19,9 @@ import msgspec
 
 from backends.config import ModelConfig
 from backends.tensors import Tensor
-from backends.worker.batcher import Entry, Scheduler, scheduler_for
 from backends.worker.frames import heads
 from backends.worker.messages import Infer
+from backends.worker.scheduling.batcher import Entry, Scheduler, scheduler_for
 
 _LIMITS_US = {False: 3.0, True: 5.0}
 _WHOLE = {"sequence_id": 1, "sequence_start": True, "sequence_end": True}

@@ -11,7 +11,7 @@ from backends.config import ModelConfig
 from backends.tensors import Tensor
 from backends.worker.frames import heads
 from backends.worker.messages import Infer
-from backends.worker.scheduling import Batch, Entry, Scheduler
+from backends.worker.scheduling.scheduler import Batch, Entry, Scheduler
 
 MS = 1_000_000
 _ids = count(1)

@@ -6,7 +6,7 @@ import struct
 from typing import Any
 
 from backends.tensors import Tensor
-from backends.worker.batcher import Batch, Entry, Scheduler, scheduler_for
+from backends.worker.scheduling.batcher import Batch, Entry, Scheduler, scheduler_for
 from tests.backends.worker.scheduled import config, entry
 
 CONTROLS = [

@@ -1,0 +1,1 @@
+"""A worker's host: requests through its scheduler to instances that it keeps running."""

@@ -1,0 +1,1 @@
+"""The OpenAI face of tensor models that take texts."""
