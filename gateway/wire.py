@@ -144,7 +144,7 @@ class Wire(asyncio.Transport):
         return True
 
     def answer(self, status: int, lines: bytes, body: bytes, more: Sequence[Buffer] = ()) -> bool:
-        """A whole answer past ASGI, with these lines in its head; its length and the date are added.
+        """A whole answer past ASGI, written at once, with these lines in its head; its length and the date are added.
 
         `more` follows the body, each part written as it is, not copied: for what is large. False, and nothing is
         done, where uvicorn has to do more than write it. Two ASGI messages cost 4 µs.
@@ -157,14 +157,13 @@ class Wire(asyncio.Transport):
         ours = b"".join([b"%b: %b\r\n" % field for field in cycle.default_headers])
         head = STATUS_LINE[status], ours, self.head_lines, lines
         self.head_lines = b""
-        if not self._pending:
-            self._outbox.add(self)
         size = len(body)
         if more:
             size += sum(map(len, more))
             self._is_large = True
         self._pending.append(b"%b%b%b%bcontent-length: %d\r\n\r\n%b" % (*head, size, body))
         self._pending.extend(more)
+        self.flush()
         cycle.message_event.set()
         cycle.on_response()
         return True
