@@ -1,0 +1,318 @@
+"""Chunks in LanceDB: a table a collection, in a folder or on object storage, used by several processes at once.
+
+Nothing is imported before a collection is touched (400 MB of libraries), and a process that has touched one must not
+fork. Row types that JSON has are kept apart by a letter before an attribute's key, so that a filter never compares
+"1" with 1. What was deleted is on disk until `optimise` has run twice, `RETENTION` apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
+
+from backends.errors import InvalidRequest, NotFound, Unavailable
+from ensembles.stores.filters import Comparison, Compound, Filter
+from ensembles.stores.store import Attributes, Chunk, Hit, Scalar
+
+if TYPE_CHECKING:
+    import lancedb
+    import pyarrow as pa
+
+T = TypeVar("T")
+
+RETENTION = timedelta(minutes=10)
+"""How long replaced and deleted rows stay readable: far longer than any search that still reads them."""
+_INDEX_CACHE_BYTES = 1 << 30
+_METADATA_CACHE_BYTES = 1 << 28
+_GRAPH_ROWS = 20_000
+_GRAPH_PARTITION_ROWS = 1_000_000
+_ATTEMPTS = 20
+_PAUSE_SECONDS = 0.02
+_LONGEST_PAUSE_SECONDS = 1.0
+_RETRY_SECONDS = 5.0
+_COLUMNS = ["file_id", "filename", "ordinal", "text", "page", "heading", "attributes"]
+_OPERATORS = {"eq": "=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+
+
+class LanceStore:
+    """A place of collections: a folder, or `s3://`, `gs://` and `az://` with credentials from the environment."""
+
+    def __init__(self, url: str, *, retention: timedelta = RETENTION) -> None:
+        self._url = url
+        self._retention = retention
+        self._opening = asyncio.Lock()
+        self._connection: lancedb.AsyncConnection | None = None
+        self._tables: dict[str, lancedb.AsyncTable] = {}
+
+    async def create(self, collection: str, dimensions: int) -> None:
+        connection = await self._connect()
+
+        async def make() -> None:
+            try:
+                table = await connection.create_table(collection, schema=_schema(dimensions))
+                await _make_indices(table)
+            except ValueError as error:
+                if "already exists" not in str(error):
+                    raise
+
+        await self._attempt(collection, make)
+
+    async def drop(self, collection: str) -> None:
+        connection = await self._connect()
+        self._tables.pop(collection, None)
+
+        async def drop() -> None:
+            await connection.drop_table(collection, ignore_missing=True)
+
+        await self._attempt(collection, drop)
+
+    async def put(self, collection: str, file_id: str, chunks: Sequence[Chunk]) -> None:
+        if not chunks:
+            return await self.remove(collection, file_id)
+        table = await self._table(collection)
+        where = f"file_id = {_quoted(file_id)}"
+        schema = await self._attempt(collection, table.schema)
+
+        async def replace() -> None:
+            rows = _rows(collection, file_id, chunks, schema)
+            if await table.count_rows(where):
+                merge = table.merge_insert("writing").when_not_matched_insert_all()
+                await merge.when_not_matched_by_source_delete(where).execute(rows)
+            else:
+                # Appending looks at nothing else: 5 ms where a merge reads the column of all rows.
+                await table.add(rows)
+
+        await self._attempt(collection, replace)
+        # Two who put the same file for the first time both append: whoever comes last replaces both.
+        while await self._attempt(collection, lambda: table.count_rows(where)) > len(chunks):
+            await self._attempt(collection, replace)
+        return None
+
+    async def remove(self, collection: str, file_id: str) -> None:
+        table = await self._table(collection)
+        await self._attempt(collection, lambda: table.delete(f"file_id = {_quoted(file_id)}"))
+
+    async def set_attributes(self, collection: str, file_id: str, attributes: Attributes) -> None:
+        table = await self._table(collection)
+        values = {"attributes": _packed(attributes)}
+        await self._attempt(collection, lambda: table.update(values, where=f"file_id = {_quoted(file_id)}"))
+
+    async def read(self, collection: str, file_id: str) -> list[Chunk]:
+        table = await self._table(collection)
+        query = table.query().where(f"file_id = {_quoted(file_id)}").select(_COLUMNS)
+        rows = await self._attempt(collection, query.to_list)
+        return sorted(map(_chunk, rows), key=lambda chunk: chunk.ordinal)
+
+    async def dense(self, collection: str, vector: bytes, limit: int, condition: Filter | None = None) -> list[Hit]:
+        table = await self._table(collection)
+        schema = await self._attempt(collection, table.schema)
+        _check_dimensions(collection, vector, schema)
+        if limit <= 0:
+            return []
+        query = table.query().nearest_to(memoryview(vector).cast("f").tolist()).distance_type("cosine")
+        query = query.ef(max(100, 2 * limit)).refine_factor(2).limit(limit).select([*_COLUMNS, "_distance"])
+        if condition is not None:
+            query = query.where(where(condition))
+        rows = await self._attempt(collection, query.to_list)
+        return _ordered([Hit(_chunk(row), 1.0 - row["_distance"]) for row in rows])
+
+    async def words(self, collection: str, query: str, limit: int, condition: Filter | None = None) -> list[Hit]:
+        from lancedb.query import MatchQuery
+
+        table = await self._table(collection)
+        if limit <= 0:
+            return []
+        found = table.query().nearest_to_text(MatchQuery(query, "text")).limit(limit).select([*_COLUMNS, "_score"])
+        if condition is not None:
+            found = found.where(where(condition))
+        rows = await self._attempt(collection, found.to_list)
+        return _ordered([Hit(_chunk(row), row["_score"]) for row in rows])
+
+    async def size_bytes(self, collection: str) -> int:
+        table = await self._table(collection)
+        statistics: dict[str, int] = await self._attempt(collection, table.stats)
+        return statistics["total_bytes"]
+
+    async def optimise(self, collection: str) -> None:
+        table = await self._table(collection)
+        await self._attempt(collection, lambda: table.optimize(cleanup_older_than=self._retention))
+        await self._attempt(collection, lambda: _make_indices(table))
+
+    async def close(self) -> None:
+        self._tables.clear()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    async def _connect(self) -> lancedb.AsyncConnection:
+        async with self._opening:
+            if self._connection is None:
+                # A second of CPU the first time, beside the loop.
+                lancedb = await asyncio.to_thread(importlib.import_module, "lancedb")
+                session = lancedb.Session(_INDEX_CACHE_BYTES, _METADATA_CACHE_BYTES)
+                self._connection = await lancedb.connect_async(
+                    self._url, read_consistency_interval=timedelta(0), session=session
+                )
+            return self._connection
+
+    async def _table(self, collection: str) -> lancedb.AsyncTable:
+        table = self._tables.get(collection)
+        if table is None:
+            connection = await self._connect()
+            table = await self._attempt(collection, lambda: connection.open_table(collection))
+            self._tables[collection] = table
+        return table
+
+    async def _attempt(self, collection: str, work: Callable[[], Awaitable[T]]) -> T:
+        """What `work` returns, tried again where somebody else's change came between."""
+        pause = _PAUSE_SECONDS
+        for _ in range(_ATTEMPTS):
+            try:
+                return await work()
+            except (RuntimeError, ValueError, OSError) as error:
+                if "conflict" not in str(error).lower():
+                    raise self._translated(collection, error) from error
+            await asyncio.sleep(random.uniform(0, pause))  # noqa: S311  # no secret
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        raise Unavailable(
+            f"Collection '{collection}' is changed by too many at once.", retry_after_seconds=_RETRY_SECONDS
+        )
+
+    def _translated(self, collection: str, error: Exception) -> Exception:
+        message = str(error)
+        if "was not found" in message or ("Not found" in message and f"{collection}.lance" in message):
+            self._tables.pop(collection, None)
+            return NotFound(f"There is no collection '{collection}'.")
+        reason = message.split(", /", 1)[0][:200]  # without the place in Lance's own source
+        return Unavailable(f"Vector store '{self._url}' failed: {reason}", retry_after_seconds=_RETRY_SECONDS)
+
+
+def where(condition: Filter) -> str:
+    """A filter as LanceDB's SQL."""
+    if isinstance(condition, Compound):
+        return f"({f' {condition.type.upper()} '.join(map(where, condition.filters))})"
+    return f"({_comparison(condition)})"
+
+
+def _comparison(condition: Comparison) -> str:
+    key, value = condition.key, condition.value
+    if isinstance(value, list):
+        members: dict[str, list[str]] = {}
+        for member in value:
+            members.setdefault(_reading(key, member), []).append(_literal(member))
+        if condition.type == "in":
+            return " OR ".join(f"{read} IN ({', '.join(of)})" for read, of in members.items()) or "false"
+        return (
+            " AND ".join(f"({read} IS NULL OR {read} NOT IN ({', '.join(of)}))" for read, of in members.items())
+            or "true"
+        )
+    read = _reading(key, value)
+    if condition.type == "ne":
+        return f"{read} IS NULL OR {read} <> {_literal(value)}"
+    return f"{read} {_OPERATORS[condition.type]} {_literal(value)}"
+
+
+def _reading(key: str, value: Scalar) -> str:
+    """The attribute where it has the type of the value, NULL where it has another or is not there."""
+    kind = {"s": "string", "n": "float", "b": "bool"}[_letter(value)]
+    return f"json_get_{kind}(attributes, {_quoted(_letter(value) + key)})"
+
+
+def _literal(value: Scalar) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return _quoted(value)
+    return f"CAST('{float(value)!r}' AS DOUBLE)"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _letter(value: Scalar) -> str:
+    if isinstance(value, bool):
+        return "b"
+    return "s" if isinstance(value, str) else "n"
+
+
+def _packed(attributes: Attributes) -> str:
+    return json.dumps({_letter(value) + key: value for key, value in attributes.items()}, ensure_ascii=False)
+
+
+def _schema(dimensions: int) -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("writing", pa.string(), nullable=False),
+            pa.field("file_id", pa.string(), nullable=False),
+            pa.field("filename", pa.string(), nullable=False),
+            pa.field("ordinal", pa.int32(), nullable=False),
+            pa.field("text", pa.string(), nullable=False),
+            pa.field("page", pa.int32()),
+            pa.field("heading", pa.string(), nullable=False),
+            pa.field("attributes", pa.json_(pa.utf8()), nullable=False),
+            pa.field("vector", pa.list_(pa.float32(), dimensions), nullable=False),
+        ]
+    )
+
+
+def _check_dimensions(collection: str, vector: bytes, schema: pa.Schema) -> None:
+    dimensions = schema.field("vector").type.list_size
+    if len(vector) != 4 * dimensions:
+        raise InvalidRequest(
+            f"Collection '{collection}' holds vectors of {dimensions} dimensions, this one has {len(vector) / 4:g}."
+        )
+
+
+def _rows(collection: str, file_id: str, chunks: Sequence[Chunk], schema: pa.Schema) -> pa.Table:
+    """Rows of one writing: `writing` is new each time, so that merging replaces whatever a file had."""
+    import pyarrow as pa
+
+    for chunk in chunks:
+        _check_dimensions(collection, chunk.vector, schema)
+    count, of_vectors = len(chunks), schema.field("vector").type
+    numbers = pa.py_buffer(b"".join(chunk.vector for chunk in chunks))
+    values = pa.Array.from_buffers(pa.float32(), count * of_vectors.list_size, [None, numbers])
+    columns = {
+        "writing": pa.array([uuid4().hex] * count),
+        "file_id": pa.array([file_id] * count),
+        "filename": pa.array([chunk.filename for chunk in chunks]),
+        "ordinal": pa.array([chunk.ordinal for chunk in chunks], pa.int32()),
+        "text": pa.array([chunk.text for chunk in chunks]),
+        "page": pa.array([chunk.page for chunk in chunks], pa.int32()),
+        "heading": pa.array([chunk.heading for chunk in chunks]),
+        "attributes": pa.array([_packed(chunk.attributes) for chunk in chunks], pa.json_(pa.utf8())),
+        "vector": pa.FixedSizeListArray.from_arrays(values, of_vectors.list_size),
+    }
+    return pa.table(columns)
+
+
+def _chunk(row: dict[str, Any]) -> Chunk:
+    attributes = {key[1:]: value for key, value in json.loads(row["attributes"]).items()}
+    return Chunk(row["file_id"], row["filename"], row["ordinal"], row["text"], row["page"], row["heading"], attributes)
+
+
+def _ordered(hits: list[Hit]) -> list[Hit]:
+    return sorted(hits, key=lambda hit: (-hit.score, hit.chunk.file_id, hit.chunk.ordinal))
+
+
+async def _make_indices(table: lancedb.AsyncTable) -> None:
+    """The indices that the table is large enough for and does not have."""
+    from lancedb.index import FTS, HnswSq
+
+    present = {column for index in await table.list_indices() for column in index.columns}
+    count = await table.count_rows()
+    if "text" not in present:
+        # ICU's segmentation knows where words end in languages that write no spaces.
+        await table.create_index("text", config=FTS(base_tokenizer="icu", remove_stop_words=False))
+    if "vector" not in present and count >= _GRAPH_ROWS:
+        partitions = -(-count // _GRAPH_PARTITION_ROWS)
+        await table.create_index("vector", config=HnswSq(distance_type="cosine", num_partitions=partitions))
