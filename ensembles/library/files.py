@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterable
 from pathlib import Path
 
+from ensembles.library.opening import Opening
+from ensembles.library.removal import remove_file
+from ensembles.records.ids import new_id
 from ensembles.records.rows import File, Page, Range
 
 
 class Files:
-    """The files of all owners; others' do not exist for an owner."""
+    """The files of all owners; others' do not exist for an owner, nor do those whose time is up."""
+
+    def __init__(self, opening: Opening) -> None:
+        self._opening = opening
 
     async def create(
         self,
@@ -21,22 +27,41 @@ class Files:
         limit_bytes: int | None = None,
         expires_after_seconds: int | None = None,
     ) -> File:
-        """Keep a file, in constant memory. On the disk when this returns; nothing is left where it raises.
+        """Keep a file, in constant memory. On the disk when this returns.
 
-        Raises `BodyTooLarge`.
+        Raises `BodyTooLarge`, and whatever `content` raises; then nothing is left of it.
         """
-        raise NotImplementedError
+        from ensembles.records import files
+
+        shelves = await self._opening.shelves()
+        draft = await shelves.blobs.receive(content, limit_bytes)
+        now = self._opening.now()
+        expires_at = None if expires_after_seconds is None else now + expires_after_seconds
+        file = File(new_id("file-"), owner, filename, purpose, draft.bytes, draft.sha256, now, expires_at)
+        await shelves.blobs.place(draft, file.id)
+        async with shelves.database.write() as connection:
+            await files.add(connection, file)
+        return file
 
     async def get(self, owner: str, file_id: str) -> File:
-        raise NotImplementedError
+        from ensembles.records import files
+
+        async with (await self._opening.shelves()).database.read() as connection:
+            return await files.get(connection, owner, file_id, self._opening.now())
 
     async def page(self, owner: str, part: Range, purpose: str = "") -> Page[File]:
-        raise NotImplementedError
+        """The owner's files in the order of their making."""
+        from ensembles.records import files
+
+        async with (await self._opening.shelves()).database.read() as connection:
+            return await files.page(connection, owner, part, purpose, self._opening.now())
 
     async def delete(self, owner: str, file_id: str) -> None:
-        """Delete it for good, from every vector store too."""
-        raise NotImplementedError
+        """Delete it for good, from every vector store too, also while it is being ingested."""
+        file = await self.get(owner, file_id)
+        await remove_file(await self._opening.shelves(), file, self._opening.now())
 
     async def content(self, owner: str, file_id: str) -> Path:
         """Where its bytes are."""
-        raise NotImplementedError
+        file = await self.get(owner, file_id)
+        return self._opening.blobs.path(file.sha256, file.id)

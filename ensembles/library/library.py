@@ -4,39 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from backends.model import Models
+from ensembles.library.embedding import embed
 from ensembles.library.files import Files
+from ensembles.library.fusion import Ranking
 from ensembles.library.jobs import Jobs
 from ensembles.library.members import Members
+from ensembles.library.opening import Opening, OpenStore, Place, open_store
+from ensembles.library.removal import sweep
+from ensembles.library.search import Search
 from ensembles.library.vector_stores import VectorStores
 from ensembles.step import Passage
 from ensembles.stores.filters import Filter
 from ensembles.stores.store import Hit
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a library keeps what it holds. An empty URL stands for a file, or a folder, in `data_dir`."""
-
-    data_dir: Path
-    database_url: str = ""
-    vector_store_url: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """How what was found is put in order. Of a way with weight 0 nothing is asked.
-
-    `score_threshold` is against the fused score: 1 for what is best in every way, at most 0.5 for what one of two
-    ways alone has found.
-    """
-
-    score_threshold: float = 0.0
-    dense_weight: float = 1.0
-    words_weight: float = 1.0
 
 
 class Library:
@@ -46,11 +27,6 @@ class Library:
     `Unavailable` where database or store cannot be reached, `NotFound` for what is not there or another owner's.
     """
 
-    files: Files
-    vector_stores: VectorStores
-    members: Members
-    jobs: Jobs
-
     def __init__(
         self,
         place: Place,
@@ -58,12 +34,20 @@ class Library:
         embedder: Callable[[], str],
         *,
         clock: Callable[[], float] = time.time,
+        open_store: OpenStore = open_store,
     ) -> None:
-        raise NotImplementedError
+        self._opening = Opening(place, clock, open_store)
+        self._models = models
+        self._embedder = embedder
+        self._search = Search(self._opening, models)
+        self.files = Files(self._opening)
+        self.vector_stores = VectorStores(self._opening, embedder)
+        self.members = Members(self._opening)
+        self.jobs = Jobs(self._opening)
 
     def is_begun(self) -> bool:
         """Whether there may be anything in it: cheap, opens and makes nothing."""
-        raise NotImplementedError
+        return self._opening.place.is_begun()
 
     async def search(
         self,
@@ -80,24 +64,24 @@ class Library:
         Cancelling it stops embedder and store. Raises `NotFound`, `InvalidRequest` for an expired store,
         `ModelNotReady` and the like of the embedder.
         """
-        raise NotImplementedError
+        return await self._search.search(owner, stores, queries, condition, limit, ranking or Ranking())
 
     async def dense(self, store: str, vector: bytes, limit: int, condition: Filter | None) -> list[Hit]:
         """The nearest chunks of files that are completed. Whether the caller may ask is the caller's to know."""
-        raise NotImplementedError
+        return await self._search.dense(store, vector, limit, condition)
 
     async def words(self, store: str, query: str, limit: int, condition: Filter | None) -> list[Hit]:
         """The chunks of completed files that match the words best."""
-        raise NotImplementedError
+        return await self._search.words(store, query, limit, condition)
 
     async def embed(self, texts: Sequence[str], embedder: str = "") -> list[bytes]:
         """A vector (little-endian float32) of each text, by one request to the embedder. Cancelling it cancels that."""
-        raise NotImplementedError
+        return await embed(self._models, embedder or self._embedder(), texts)
 
     async def sweep(self) -> None:
         """Finish what was interrupted and delete what has expired. The ingester does it now and then."""
-        raise NotImplementedError
+        await sweep(self._opening)
 
     async def close(self) -> None:
         """Close connections. Nothing may be asked after it."""
-        raise NotImplementedError
+        await self._opening.close()

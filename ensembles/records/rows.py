@@ -141,8 +141,8 @@ class Batch:
 class Job:
     """A file that a worker has claimed, to be put into a vector store.
 
-    `attempt` counts its claims from 1 on: with `worker` it names this claim, which another one ends. `embedder` is the
-    model whose vectors the store holds.
+    `claim` names this claim, which another one ends; `attempt` counts them from 1 on. `embedder` is the model whose
+    vectors the store holds.
     """
 
     key: str
@@ -155,7 +155,7 @@ class Job:
     attributes: Attributes
     chunking: Chunking
     embedder: str
-    worker: str
+    claim: str
     attempt: int
 
 
