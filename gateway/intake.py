@@ -8,10 +8,10 @@ from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from backends.errors import ServingError, Unavailable
+from backends.errors import Unavailable
 from backends.model import Capability, Headers, OpenAIModel, OpenAIRequest, is_stream
 from gateway import access
-from gateway.body import ClientLeft, Receive, read_body
+from gateway.body import Receive, read_body
 from gateway.cache_salt import is_salted
 from gateway.cost import Cost
 from gateway.decisions import Decision
@@ -67,25 +67,7 @@ async def serve(plane: Plane, dialect: Dialect, scope: Scope, receive: Receive, 
     assert task is not None
     watch = Watch(plane.settings, task, wire, record.started_at + plane.settings.request_timeout)
     reply = Reply(dialect, record.request_id, wire, send)
-    plane.clock.add(watch)
-    error: ServingError | None = None
-    try:
-        await _serve(plane, dialect, scope, headers, receive, record, watch, reply)
-    except ClientLeft:
-        watch.left = True
-    except asyncio.CancelledError:
-        error = watch.error
-        if error is None and not watch.left:
-            raise
-        task.uncancel()
-    except ServingError as raised:
-        error = raised
-    except Exception:  # noqa: BLE001  # the top of a request's task
-        _log.exception("A request to %s broke.", scope["path"])
-        error = ServingError("The gateway failed to serve this request.", code="internal_error")
-    finally:
-        watch.close()
-        plane.clock.discard(watch)
+    error = await watch.over(_serve(plane, dialect, scope, headers, receive, record, watch, reply), plane.clock)
     if watch.left:
         record.disconnect(reply.status or CLIENT_CLOSED_REQUEST)
     elif error is not None:

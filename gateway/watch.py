@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import Any
 
 from backends.errors import DeadlineExceeded, InvalidRequest, ServingError, UpstreamTimeout
 from backends.model import OpenAIRequest
+from gateway.body import ClientLeft
+from gateway.clock import Clock
 from gateway.settings import Settings
 from gateway.wire import Wire
+
+_log = logging.getLogger(__name__)
 
 _NEVER = float("inf")
 
@@ -51,6 +56,31 @@ class Watch:
         self.on_silence: Callable[[], None] | None = None
         self.request: OpenAIRequest | None = None
         """Once it is on its way: its model may try elsewhere when an engine stalls."""
+
+    async def over(self, work: Coroutine[Any, Any, None], clock: Clock) -> ServingError | None:
+        """Do the work of the exchange under this watch, whatever becomes of it; the error to answer with, if any.
+
+        Called by the task that is watched. `left` says afterwards whether the client did not wait for the end.
+        """
+        clock.add(self)
+        try:
+            await work
+        except ClientLeft:
+            self.left = True
+        except asyncio.CancelledError:
+            if self.error is None and not self.left:
+                raise
+            self._task.uncancel()
+            return self.error
+        except ServingError as error:
+            return error
+        except Exception:  # noqa: BLE001  # the top of a request's task
+            _log.exception("A request broke.")
+            return ServingError("The gateway failed to serve this request.", code="internal_error")
+        finally:
+            self.close()
+            clock.discard(self)
+        return None
 
     def shorten(self, deadline: float) -> None:
         """The client's own deadline, in `time.monotonic()` seconds; the server's still holds."""

@@ -12,7 +12,7 @@ from typing import Any
 from backends.errors import Code, InferenceError, ServingError, Unavailable
 from backends.model import InferRequest
 from backends.tensors import Buffer
-from gateway.body import ClientLeft, Receive, gather
+from gateway.body import Receive, gather
 from gateway.errors import status_and_type
 from gateway.kserve import generate
 from gateway.kserve.compression import accepted, compress, decompress
@@ -112,26 +112,9 @@ class KServe:
         task = asyncio.current_task(wire.loop)
         assert task is not None
         watch = Watch(plane.settings, task, wire, record.started_at + plane.settings.request_timeout)
-        plane.clock.add(watch)
-        error: ServingError | None = None
-        try:
-            exchange = _Exchange(route, scope, headers, receive, record, watch, reply)
-            await (self._work(exchange) if route.operation in _WORK else self._control(exchange))
-        except ClientLeft:
-            watch.left = True
-        except asyncio.CancelledError:
-            error = watch.error
-            if error is None and not watch.left:
-                raise
-            task.uncancel()
-        except ServingError as raised:
-            error = raised
-        except Exception:  # noqa: BLE001  # the top of a request's task
-            _log.exception("A request to %s broke.", scope["path"])
-            error = ServingError("The gateway failed to serve this request.", code="internal_error")
-        finally:
-            watch.close()
-            plane.clock.discard(watch)
+        exchange = _Exchange(route, scope, headers, receive, record, watch, reply)
+        work = self._work(exchange) if route.operation in _WORK else self._control(exchange)
+        error = await watch.over(work, plane.clock)
         if watch.left:
             record.disconnect(reply.status or CLIENT_CLOSED_REQUEST)
         elif error is not None:

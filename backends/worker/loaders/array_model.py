@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Protocol
 
@@ -51,19 +51,7 @@ class ArrayModel:
         self._all = tuple(self._datatypes)
 
     def execute(self, requests: Sequence[Request]) -> Sequence[Answer]:
-        """Run the batch at once; where that fails, each member by itself, so that one bad member fails alone."""
-        try:
-            return self._run(requests)
-        except InferenceError as error:
-            if len(requests) == 1:
-                return [failure(requests[0], error)]
-        answers: list[Answer] = []
-        for request in requests:
-            try:
-                answers += self._run([request])
-            except InferenceError as error:
-                answers.append(failure(request, error))
-        return answers
+        return run_together(self._run, requests)
 
     def finalize(self) -> None:
         self._session.close()
@@ -137,6 +125,22 @@ def rows(request: Request) -> int:
 
 def _shapes(requests: Sequence[Request]) -> list[dict[str, tuple[int, ...]]]:
     return [{tensor.name: tensor.shape for tensor in request.inputs} for request in requests]
+
+
+def run_together(run: Callable[[Sequence[Request]], list[Answer]], requests: Sequence[Request]) -> list[Answer]:
+    """Run a batch at once; where that fails, each member by itself, so that one bad member fails alone."""
+    try:
+        return run(requests)
+    except InferenceError as error:
+        if len(requests) == 1:
+            return [failure(requests[0], error)]
+    answers: list[Answer] = []
+    for request in requests:
+        try:
+            answers += run([request])
+        except InferenceError as error:
+            answers.append(failure(request, error))
+    return answers
 
 
 def failure(request: Request, error: InferenceError) -> Answer:

@@ -14,7 +14,7 @@ from backends.tensors import elements
 from backends.worker.exchange import Answer, Request
 from backends.worker.frames import heads
 from backends.worker.instance import LoadError
-from backends.worker.loaders.array_model import Session, failure
+from backends.worker.loaders.array_model import Session, run_together
 from backends.worker.loaders.arrays import DTYPES, Array, to_tensor
 from backends.worker.loaders.completion import Signature, dynamic_batching, input_document, output_document
 from backends.worker.messages import Respond
@@ -79,19 +79,7 @@ class TextModel:
             raise LoadError(f"model '{config.name}' wants inputs that texts do not give: {', '.join(sorted(unknown))}")
 
     def execute(self, requests: Sequence[Request]) -> Sequence[Answer]:
-        """Run the batch; where that fails, each member by itself, so that one bad member fails alone."""
-        try:
-            return self._run(requests)
-        except InferenceError as error:
-            if len(requests) == 1:
-                return [failure(requests[0], error)]
-        answers: list[Answer] = []
-        for request in requests:
-            try:
-                answers += self._run([request])
-            except InferenceError as error:
-                answers.append(failure(request, error))
-        return answers
+        return run_together(self._run, requests)
 
     def finalize(self) -> None:
         self._session.close()
