@@ -1,8 +1,9 @@
 """Chunks in LanceDB: a table a collection, in a folder or on object storage, used by several processes at once.
 
 Nothing is imported before a collection is touched (400 MB of libraries), and a process that has touched one must not
-fork. Row types that JSON has are kept apart by a letter before an attribute's key, so that a filter never compares
-"1" with 1. What was deleted is on disk until `optimise` has run twice, `RETENTION` apart.
+fork. The types that JSON has are kept apart by a letter before an attribute's key, so that a filter never compares
+"1" with 1. What was deleted or replaced is gone from the disk after twice `RETENTION`, given that `optimise` runs; what
+a process wrote that was killed before the rows counted, after a week.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from backends.errors import InvalidRequest, NotFound, Unavailable
+from ensembles.stores.erasure import Change, erase, marking
 from ensembles.stores.filters import Comparison, Compound, Filter
 from ensembles.stores.store import Attributes, Chunk, Hit, Scalar
 
@@ -79,29 +81,34 @@ class LanceStore:
         where = f"file_id = {_quoted(file_id)}"
         schema = await self._attempt(collection, table.schema)
 
-        async def replace() -> None:
-            rows = _rows(collection, file_id, chunks, schema)
-            if await table.count_rows(where):
-                merge = table.merge_insert("writing").when_not_matched_insert_all()
-                await merge.when_not_matched_by_source_delete(where).execute(rows)
-            else:
-                # Appending looks at nothing else: 5 ms where a merge reads the column of all rows.
-                await table.add(rows)
+        async def append() -> None:
+            await table.add(_rows(collection, file_id, chunks, schema))
 
-        await self._attempt(collection, replace)
+        async def replace() -> Change:
+            merge = table.merge_insert("writing").when_not_matched_insert_all()
+            rows = _rows(collection, file_id, chunks, schema)
+            result: Change = await merge.when_not_matched_by_source_delete(where).execute(rows)
+            return result
+
+        if await self._attempt(collection, lambda: table.count_rows(where)):
+            await self._delete(collection, table, where, replace)
+        else:
+            # Appending looks at no other row: 5 ms where a merge reads a column of all.
+            await self._attempt(collection, append)
         # Two who put the same file for the first time both append: whoever comes last replaces both.
         while await self._attempt(collection, lambda: table.count_rows(where)) > len(chunks):
-            await self._attempt(collection, replace)
+            await self._delete(collection, table, where, replace)
         return None
 
     async def remove(self, collection: str, file_id: str) -> None:
         table = await self._table(collection)
-        await self._attempt(collection, lambda: table.delete(f"file_id = {_quoted(file_id)}"))
+        where = f"file_id = {_quoted(file_id)}"
+        await self._delete(collection, table, where, lambda: table.delete(where))
 
     async def set_attributes(self, collection: str, file_id: str, attributes: Attributes) -> None:
         table = await self._table(collection)
-        values = {"attributes": _packed(attributes)}
-        await self._attempt(collection, lambda: table.update(values, where=f"file_id = {_quoted(file_id)}"))
+        where, values = f"file_id = {_quoted(file_id)}", {"attributes": _packed(attributes)}
+        await self._delete(collection, table, where, lambda: table.update(values, where=where))
 
     async def read(self, collection: str, file_id: str) -> list[Chunk]:
         table = await self._table(collection)
@@ -141,6 +148,7 @@ class LanceStore:
 
     async def optimise(self, collection: str) -> None:
         table = await self._table(collection)
+        await self._attempt(collection, lambda: erase(table, self._retention))
         await self._attempt(collection, lambda: table.optimize(cleanup_older_than=self._retention))
         await self._attempt(collection, lambda: _make_indices(table))
 
@@ -149,6 +157,19 @@ class LanceStore:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+    async def _delete(
+        self, collection: str, table: lancedb.AsyncTable, where: str, change: Callable[[], Awaitable[Change]]
+    ) -> None:
+        """Make a change that deletes rows, or moves them and leaves what they were."""
+        connection = await self._connect()
+
+        async def at(version: int) -> lancedb.AsyncTable:
+            earlier = await connection.open_table(collection)
+            await earlier.checkout(version)
+            return earlier
+
+        await self._attempt(collection, lambda: marking(table, where, change, at))
 
     async def _connect(self) -> lancedb.AsyncConnection:
         async with self._opening:
