@@ -1,0 +1,389 @@
+"""Chunks in PostgreSQL with pgvector: two tables a collection, chunks with vectors and the words of each.
+
+BM25 is computed over the table of words, exactly: `ts_rank_cd` knows no frequencies of terms in the collection and
+reads every match's text. Vectors are compared one by one below 20,000 chunks, and above 2,000 dimensions, which
+pgvector's graph does not take. NUL, which PostgreSQL does not store, becomes U+FFFD.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from backends.errors import InvalidRequest, NotFound, Unavailable
+from ensembles.stores.filters import Comparison, Compound, Filter
+from ensembles.stores.store import Attributes, Chunk, Hit, Scalar
+
+_SCHEMA = "tritium_chunks"
+_CONNECTIONS = 16
+_CONNECT_SECONDS = 10.0
+_RETRY_SECONDS = 5.0
+_GRAPH_ROWS = 20_000
+_GRAPH_DIMENSIONS = 2_000
+_SETTINGS = {"hnsw.ef_search": "100", "hnsw.iterative_scan": "strict_order", "application_name": "tritium"}
+_BUILD_SETTINGS = "SET maintenance_work_mem = '512MB'"
+_OPERATORS = {"eq": "=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+_COLUMNS = "c.file_id, c.filename, c.ordinal, c.text, c.page, c.heading, c.attributes"
+# Ideographs, kana and Hangul: written without spaces, or with endings that differ, so pairs of letters are indexed.
+_UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\u0e00-\u0e7f\U00020000-\U0003134f"
+_WORD = re.compile(rf"[{_UNSPACED}]+|[^\W_{_UNSPACED}]+")
+_IS_UNSPACED = re.compile(rf"[{_UNSPACED}]")
+_LONGEST_WORD = 100
+_LONGEST_QUERY = 64
+
+_STEM = "coalesce((ts_lexize('english_stem', w.word))[1], w.word)"
+
+_CREATE = """
+CREATE TABLE {chunks} (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, file_id text COLLATE "C" NOT NULL, ordinal integer NOT NULL,
+    filename text NOT NULL, text text NOT NULL, page integer, heading text NOT NULL, attributes jsonb NOT NULL,
+    length integer NOT NULL, vector vector({dimensions}) NOT NULL, UNIQUE (file_id, ordinal));
+CREATE TABLE {words} (
+    word text COLLATE "C" NOT NULL, chunk bigint NOT NULL, count integer NOT NULL, length integer NOT NULL,
+    PRIMARY KEY (word, chunk) INCLUDE (count, length));
+CREATE INDEX ON {words} (chunk);
+"""
+
+_INSERT_CHUNKS = """
+INSERT INTO {chunks} (file_id, ordinal, filename, text, page, heading, attributes, length, vector)
+SELECT $1, c.* FROM (
+    SELECT ordinal, filename, text, page, heading, attributes::jsonb, length, vector::vector
+    FROM unnest($2::int[], $3::text[], $4::text[], $5::int[], $6::text[], $7::text[], $8::int[], $9::text[])
+        AS t (ordinal, filename, text, page, heading, attributes, length, vector)) AS c
+RETURNING id, ordinal
+"""
+
+_INSERT_WORDS = """
+INSERT INTO {words} (word, chunk, count, length)
+SELECT {stem}, w.chunk, sum(w.count), max(w.length)
+FROM unnest($1::text[], $2::bigint[], $3::int[], $4::int[]) AS w (word, chunk, count, length) GROUP BY 1, 2
+"""
+
+# Words that English is full of are left out of a query that has others. Lucene's idf, k1 = 1.2, b = 0.75.
+_WORDS = """
+WITH asked AS MATERIALIZED (
+    SELECT {stem} AS word, bool_and(coalesce(ts_lexize('english_stem', w.word) = '{{}}', false)) AS is_common
+    FROM unnest($1::text[]) AS w (word) GROUP BY 1),
+wanted AS (SELECT word FROM asked WHERE NOT is_common OR (SELECT bool_and(is_common) FROM asked)),
+postings AS MATERIALIZED (SELECT p.* FROM wanted JOIN {words} p USING (word)),
+size AS (SELECT chunks::float8 AS count, words / greatest(chunks, 1)::float8 AS mean FROM {schema}.collections
+    WHERE name = $2),
+weights AS (SELECT word, ln(1 + (size.count - count(*) + 0.5) / (count(*) + 0.5)) AS weight FROM postings, size
+    GROUP BY word, size.count),
+scores AS (SELECT p.chunk, sum(w.weight * p.count * 2.2 / (p.count + 1.2 * (0.25 + 0.75 * p.length / size.mean)))
+    AS score FROM postings p JOIN weights w USING (word), size GROUP BY p.chunk)
+SELECT {columns}, s.score FROM scores s JOIN {chunks} c ON c.id = s.chunk WHERE {condition}
+ORDER BY s.score DESC, c.file_id, c.ordinal LIMIT $3
+"""
+
+
+class PostgresStore:
+    """Collections in a schema of a database with the extension `vector`, which is made where that is allowed."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._opening = asyncio.Lock()
+        self._pool: asyncpg.Pool | None = None
+
+    async def create(self, collection: str, dimensions: int) -> None:
+        async with self._transaction(collection) as connection:
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtext($1))", collection)
+            added = await connection.execute(
+                f"INSERT INTO {_SCHEMA}.collections VALUES ($1, $2, 0, 0) ON CONFLICT DO NOTHING",
+                collection,
+                dimensions,
+            )
+            if added.endswith(" 1"):
+                await connection.execute(_CREATE.format(**_names(collection), dimensions=dimensions))
+
+    async def drop(self, collection: str) -> None:
+        async with self._transaction(collection) as connection:
+            await connection.execute(f"DELETE FROM {_SCHEMA}.collections WHERE name = $1", collection)
+            await connection.execute("DROP TABLE IF EXISTS {chunks}, {words}".format(**_names(collection)))
+
+    async def put(self, collection: str, file_id: str, chunks: Sequence[Chunk]) -> None:
+        words = await asyncio.to_thread(lambda: [Counter(_words(chunk.text)) for chunk in chunks])
+        async with self._transaction(collection) as connection:
+            dimensions = await self._dimensions(connection, collection)
+            for chunk in chunks:
+                _check_dimensions(collection, chunk.vector, dimensions)
+            await _lock(connection, collection, file_id)
+            removed = await _remove(connection, collection, file_id)
+            added = (0, 0)
+            if chunks:
+                added = await _add(connection, collection, file_id, chunks, words)
+            await _count(connection, collection, added[0] - removed[0], added[1] - removed[1])
+
+    async def remove(self, collection: str, file_id: str) -> None:
+        await self.put(collection, file_id, [])
+
+    async def set_attributes(self, collection: str, file_id: str, attributes: Attributes) -> None:
+        async with self._transaction(collection) as connection:
+            await _lock(connection, collection, file_id)
+            query = "UPDATE {chunks} SET attributes = $2::text::jsonb WHERE file_id = $1".format(**_names(collection))
+            await connection.execute(query, file_id, _packed(attributes))
+
+    async def read(self, collection: str, file_id: str) -> list[Chunk]:
+        query = f"SELECT {_COLUMNS} FROM {{chunks}} c WHERE file_id = $1 ORDER BY ordinal"
+        async with self._connection(collection) as connection:
+            return [_chunk(row) for row in await connection.fetch(query.format(**_names(collection)), file_id)]
+
+    async def dense(self, collection: str, vector: bytes, limit: int, condition: Filter | None = None) -> list[Hit]:
+        arguments: list[object] = [_vector(vector), max(limit, 0)]
+        where = "true" if condition is None else _where(condition, arguments)
+        async with self._connection(collection) as connection:
+            _check_dimensions(collection, vector, await self._dimensions(connection, collection))
+            rows = await connection.fetch(_nearest(collection, where, "c.vector <=> $1::text::vector"), *arguments)
+            if condition is not None and len(rows) < limit:
+                # The graph gives up where few match: then all that match are compared.
+                rows = await connection.fetch(
+                    _nearest(collection, where, "(c.vector <=> $1::text::vector) + 0"), *arguments
+                )
+        # A vector of zeros has no cosine.
+        return [Hit(_chunk(row), 1.0 - row["distance"]) for row in rows if row["distance"] == row["distance"]]
+
+    async def words(self, collection: str, query: str, limit: int, condition: Filter | None = None) -> list[Hit]:
+        arguments: list[object] = [list(dict.fromkeys(_words(query)))[:_LONGEST_QUERY], collection, max(limit, 0)]
+        where = "true" if condition is None else _where(condition, arguments)
+        names = {**_names(collection), "schema": _SCHEMA, "columns": _COLUMNS, "stem": _STEM}
+        async with self._connection(collection) as connection:
+            rows = await connection.fetch(_WORDS.format(**names, condition=where), *arguments)
+        return [Hit(_chunk(row), row["score"]) for row in rows]
+
+    async def size_bytes(self, collection: str) -> int:
+        names = _names(collection)
+        async with self._connection(collection) as connection:
+            return int(
+                await connection.fetchval(
+                    "SELECT pg_total_relation_size($1::text::regclass) + pg_total_relation_size($2::text::regclass)",
+                    names["chunks"],
+                    names["words"],
+                )
+            )
+
+    async def optimise(self, collection: str) -> None:
+        names = _names(collection)
+        async with self._connection(collection) as connection:
+            await connection.execute("VACUUM (ANALYZE) {chunks}, {words}".format(**names))
+            if not await _lacks_graph(connection, collection):
+                return
+            await connection.execute(_BUILD_SETTINGS)
+            await connection.execute("DROP INDEX IF EXISTS {graph}".format(**names))
+            await connection.execute(
+                "CREATE INDEX CONCURRENTLY {graph_name} ON {chunks} USING hnsw (vector vector_cosine_ops)".format(
+                    **names
+                )
+            )
+
+    async def close(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.close()
+
+    async def _opened(self) -> asyncpg.Pool:
+        async with self._opening:
+            if self._pool is None:
+                pool = await asyncpg.create_pool(
+                    self._url, min_size=0, max_size=_CONNECTIONS, timeout=_CONNECT_SECONDS, server_settings=_SETTINGS
+                )
+                async with pool.acquire() as connection, connection.transaction():
+                    # One at a time: `IF NOT EXISTS` fails where two make the same.
+                    await connection.execute("SELECT pg_advisory_xact_lock(hashtext($1))", _SCHEMA)
+                    await connection.execute(_PREPARE)
+                self._pool = pool
+            return self._pool
+
+    @asynccontextmanager
+    async def _connection(self, collection: str) -> AsyncIterator[asyncpg.Connection]:
+        try:
+            pool = await self._opened()
+            async with pool.acquire() as connection:
+                yield connection
+        except asyncpg.UndefinedTableError as error:
+            raise NotFound(f"There is no collection '{collection}'.") from error
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            raise Unavailable(f"PostgreSQL failed: {str(error)[:200]}", retry_after_seconds=_RETRY_SECONDS) from error
+
+    @asynccontextmanager
+    async def _transaction(self, collection: str) -> AsyncIterator[asyncpg.Connection]:
+        async with self._connection(collection) as connection, connection.transaction():
+            yield connection
+
+    async def _dimensions(self, connection: asyncpg.Connection, collection: str) -> int:
+        query = f"SELECT dimensions FROM {_SCHEMA}.collections WHERE name = $1"
+        dimensions: int | None = await connection.fetchval(query, collection)
+        if dimensions is None:
+            raise NotFound(f"There is no collection '{collection}'.")
+        return dimensions
+
+
+_PREPARE = f"""
+CREATE EXTENSION IF NOT EXISTS vector;
+CREATE SCHEMA IF NOT EXISTS {_SCHEMA};
+CREATE TABLE IF NOT EXISTS {_SCHEMA}.collections (
+    name text PRIMARY KEY, dimensions integer NOT NULL, chunks bigint NOT NULL, words bigint NOT NULL);
+"""
+
+
+def _names(collection: str) -> dict[str, str]:
+    def quoted(suffix: str) -> str:
+        return '"' + (collection + suffix).replace('"', '""') + '"'
+
+    return {
+        "chunks": f"{_SCHEMA}.{quoted('')}",
+        "words": f"{_SCHEMA}.{quoted(':w')}",
+        "graph": f"{_SCHEMA}.{quoted(':g')}",
+        "graph_name": quoted(":g"),
+    }
+
+
+def _nearest(collection: str, where: str, distance: str) -> str:
+    return (
+        f"SELECT {_COLUMNS}, {distance} AS distance FROM {_names(collection)['chunks']} c "
+        f"WHERE {where} ORDER BY {distance} LIMIT $2"
+    )
+
+
+async def _lock(connection: asyncpg.Connection, collection: str, file_id: str) -> None:
+    """Until the transaction's end nobody else changes the file."""
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtext($1), hashtext($2))", collection, file_id)
+
+
+async def _remove(connection: asyncpg.Connection, collection: str, file_id: str) -> tuple[int, int]:
+    """Delete a file's chunks; how many there were, and of how many words."""
+    names = _names(collection)
+    rows = await connection.fetch(
+        "DELETE FROM {chunks} WHERE file_id = $1 RETURNING id, length".format(**names), file_id
+    )
+    if rows:
+        await connection.execute(
+            "DELETE FROM {words} WHERE chunk = ANY($1)".format(**names), [row["id"] for row in rows]
+        )
+    return len(rows), sum(row["length"] for row in rows)
+
+
+async def _add(
+    connection: asyncpg.Connection,
+    collection: str,
+    file_id: str,
+    chunks: Sequence[Chunk],
+    words: Sequence[Counter[str]],
+) -> tuple[int, int]:
+    names = _names(collection)
+    lengths = [of.total() for of in words]
+    rows = await connection.fetch(
+        _INSERT_CHUNKS.format(**names),
+        file_id,
+        [chunk.ordinal for chunk in chunks],
+        [_storable(chunk.filename) for chunk in chunks],
+        [_storable(chunk.text) for chunk in chunks],
+        [chunk.page for chunk in chunks],
+        [_storable(chunk.heading) for chunk in chunks],
+        [_packed(chunk.attributes) for chunk in chunks],
+        lengths,
+        [_vector(chunk.vector) for chunk in chunks],
+    )
+    ids = {row["ordinal"]: row["id"] for row in rows}
+    entries = [
+        (word, ids[chunk.ordinal], count, length)
+        for chunk, of, length in zip(chunks, words, lengths, strict=True)
+        for word, count in of.items()
+    ]
+    columns = [list(column) for column in zip(*entries, strict=True)] or [[], [], [], []]
+    await connection.execute(_INSERT_WORDS.format(**names, stem=_STEM), *columns)
+    return len(chunks), sum(lengths)
+
+
+async def _count(connection: asyncpg.Connection, collection: str, chunks: int, words: int) -> None:
+    """Last in a transaction: all that change a collection wait here for each other."""
+    query = f"UPDATE {_SCHEMA}.collections SET chunks = chunks + $2, words = words + $3 WHERE name = $1"
+    await connection.execute(query, collection, chunks, words)
+
+
+async def _lacks_graph(connection: asyncpg.Connection, collection: str) -> bool:
+    """Whether a graph is worth it and is not there; one whose making was interrupted is not there."""
+    query = f"""SELECT chunks >= $2 AND dimensions <= $3 AND NOT EXISTS (
+        SELECT FROM pg_index WHERE indexrelid = to_regclass($4) AND indisvalid)
+        FROM {_SCHEMA}.collections WHERE name = $1"""
+    graph = _names(collection)["graph"]
+    return bool(await connection.fetchval(query, collection, _GRAPH_ROWS, _GRAPH_DIMENSIONS, graph))
+
+
+def _where(condition: Filter, arguments: list[object]) -> str:
+    """A filter as SQL; keys and values go to the arguments."""
+    if isinstance(condition, Compound):
+        members = [_where(member, arguments) for member in condition.filters]
+        return f"({f' {condition.type.upper()} '.join(members)})"
+    return f"({_comparison(condition, arguments)})"
+
+
+def _comparison(condition: Comparison, arguments: list[object]) -> str:
+    if isinstance(condition.value, list):
+        of = [_equals(condition.key, value, arguments) for value in condition.value]
+        found = f"coalesce({' OR '.join(of) or 'false'}, false)"
+        return found if condition.type == "in" else f"NOT {found}"
+    if condition.type == "ne":
+        return f"NOT coalesce({_equals(condition.key, condition.value, arguments)}, false)"
+    return _compared(condition.key, _OPERATORS[condition.type], condition.value, arguments)
+
+
+def _equals(key: str, value: Scalar, arguments: list[object]) -> str:
+    return _compared(key, "=", value, arguments)
+
+
+def _compared(key: str, operator: str, value: Scalar, arguments: list[object]) -> str:
+    """NULL where the attribute is of another type than the value, or is not there."""
+    if isinstance(value, bool):
+        kind, cast = "boolean", "::boolean"
+    elif isinstance(value, str):
+        kind, cast = "string", ' COLLATE "C"'
+    else:
+        kind, cast = "number", "::float8"
+    arguments += [_storable(key), _storable(value) if isinstance(value, str) else value]
+    name, place = f"${len(arguments) - 1}::text", f"${len(arguments)}{cast if kind != 'string' else '::text'}"
+    read = f"(c.attributes ->> {name}){cast}"
+    return f"CASE WHEN jsonb_typeof(c.attributes -> {name}) = '{kind}' THEN {read} {operator} {place} END"
+
+
+def _check_dimensions(collection: str, vector: bytes, dimensions: int) -> None:
+    if len(vector) != 4 * dimensions:
+        raise InvalidRequest(
+            f"Collection '{collection}' holds vectors of {dimensions} dimensions, this one has {len(vector) / 4:g}."
+        )
+
+
+def _vector(vector: bytes) -> str:
+    return str(memoryview(vector).cast("f").tolist())
+
+
+def _packed(attributes: Attributes) -> str:
+    return json.dumps({_storable(key): _storable(value) for key, value in attributes.items()}, ensure_ascii=False)
+
+
+def _storable(value: Any) -> Any:
+    return value.replace("\x00", "\ufffd") if isinstance(value, str) else value
+
+
+def _chunk(row: asyncpg.Record) -> Chunk:
+    file_id, filename, ordinal, text, page, heading, attributes = tuple(row)[:7]
+    return Chunk(file_id, filename, ordinal, text, page, heading, json.loads(attributes))
+
+
+def _words(text: str) -> Iterator[str]:
+    """Words in lower case and without accents; letters and pairs of letters where words are not told by spaces."""
+    plain = "".join(char for char in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(char))
+    for found in _WORD.finditer(unicodedata.normalize("NFC", plain)):
+        word = found.group()
+        if not _IS_UNSPACED.match(word):
+            yield word[:_LONGEST_WORD]
+            continue
+        yield from word
+        yield from (word[index : index + 2] for index in range(len(word) - 1))
