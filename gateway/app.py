@@ -195,7 +195,7 @@ def _open_routes(plane: Plane) -> APIRouter:
 async def _http_error(request: Request, error: Exception) -> Response:
     """What the router raises: no such path (404; as Triton words it beside OpenAI's), another method (405)."""
     assert isinstance(error, HTTPException)
-    if error.status_code == 404 and not request.url.path.startswith(_ENVELOPED):
+    if error.status_code == 404 and not f"{request.url.path}/".startswith(_ENVELOPED):
         return JSONResponse({"error": error.detail}, error.status_code)
     fields = {
         "message": f"{error.detail}: {request.method} {request.url.path}",
