@@ -72,10 +72,12 @@ def running(folder: Path, models: dict[str, dict[str, Any]], *flags: str) -> Ite
 
 
 @asynccontextmanager
-async def streams(server: Tritium, count: int, model: str = "echo") -> AsyncIterator[list[Answer]]:
+async def streams(
+    server: Tritium, count: int, model: str = "echo", itl_ms: int = STEADY["itl_ms"]
+) -> AsyncIterator[list[Answer]]:
     """So many streams under way, their first events read."""
     async with AsyncExitStack() as stack:
-        body = question(words=WORDS, model=model, stream=True, echo=STEADY)
+        body = question(words=WORDS, model=model, stream=True, echo={"itl_ms": itl_ms})
         answers = [await stack.enter_async_context(asking(server.url, body)) for _ in range(count)]
         for answer in answers:
             assert await answer.head() == 200
@@ -97,7 +99,7 @@ async def whole(answers: list[Answer]) -> bool:
 async def test_a_reload_drops_no_stream_and_the_new_configuration_serves_what_comes(tmp_path: Path) -> None:
     with running(tmp_path, {"echo": {}}, "--workers", "2") as gateway:
         before = engine_pids(gateway.server)
-        async with streams(gateway.server, 6) as answers:
+        async with streams(gateway.server, 6, itl_ms=200) as answers:  # longer than a busy machine takes to reload
             gateway.write("echo", {"max_model_len": 777})
             ended = await asyncio.to_thread(gateway.models, "load", "echo")
             assert (ended.stdout, ended.returncode) == ("echo: READY\n", 0), ended.stderr

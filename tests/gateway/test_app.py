@@ -88,7 +88,7 @@ def test_a_path_that_is_not_there_is_404_in_the_envelope(method: str, path: str,
     assert f"{method} {path}" in message
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/metrics", "/v2/", "/v2/nothing", "/v2/models", "/nothing"])
+@pytest.mark.parametrize("path", ["/", "/v1x", "/metrics", "/v2/", "/v2/nothing", "/v2/models", "/nothing"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_path_that_is_not_there_beside_openais_is_404_as_triton_words_it(
     method: str, path: str, http: httpx.Client
