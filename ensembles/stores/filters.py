@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import msgspec
@@ -13,7 +14,11 @@ _DEPTH_LIMIT = 16
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """`key` against `value`: a list for `in` and `nin`. A chunk without the key matches `ne` and `nin` alone."""
+    """`key` against `value`: a list for `in` and `nin`. A chunk without the key matches `ne` and `nin` alone.
+
+    A value is compared with values of its own type: "1" is neither equal to 1 nor less. Strings are in the order of
+    their code points, False comes before True.
+    """
 
     type: Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin"]
     key: str
@@ -50,4 +55,7 @@ def _comparison(value: dict[str, Any]) -> Comparison:
     if (comparison.type in {"in", "nin"}) is not isinstance(comparison.value, list):
         kind = "a list" if comparison.type in {"in", "nin"} else "a string, a number or a boolean"
         raise InvalidRequest(f"A filter '{comparison.type}' needs {kind} as 'value'.", param="filters")
+    values = comparison.value if isinstance(comparison.value, list) else [comparison.value]
+    if any(isinstance(member, float) and not math.isfinite(member) for member in values):
+        raise InvalidRequest("A filter's numbers must be finite.", param="filters")
     return comparison
