@@ -6,7 +6,7 @@ from collections.abc import MutableMapping
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
@@ -18,13 +18,26 @@ from starlette.routing import Match, Route
 from backends.errors import InvalidRequest, ServingError
 from gateway import admin
 from gateway.body import Receive
+from gateway.bounded import bounded_route
 from gateway.errors import render
 from gateway.health import readiness
 from gateway.intake import Scope, serve
 from gateway.kserve import document as kserve
 from gateway.kserve.dataplane import DataPlane
 from gateway.kserve.http import KServe
-from gateway.openai import chat, completions, embeddings, messages, models, rerank, responses, tokenize
+from gateway.openai import (
+    chat,
+    completions,
+    embeddings,
+    files,
+    messages,
+    models,
+    rerank,
+    responses,
+    tokenize,
+    vector_store_files,
+    vector_stores,
+)
 from gateway.operations import ERROR_SCHEMA, Operation, error_document
 from gateway.plane import Plane
 from gateway.reply import Send
@@ -142,9 +155,11 @@ def _guarded_routes(plane: Plane) -> APIRouter:
     router = APIRouter(
         prefix="/v1",
         tags=["OpenAI"],
-        dependencies=[Depends(authorised)],
+        route_class=(bounded := bounded_route(authorised, plane.settings.max_body_bytes)),
         responses={401: error_document("No known API key."), 404: error_document("Nothing of that name.")},
     )
+    for family in (files, vector_stores, vector_store_files):  # /v1/files /v1/vector_stores
+        router.include_router(family.router(plane, bounded))
     # What the engine that keeps a response answers is its own.
     stored: dict[int | str, dict[str, Any]] = {"4XX": error_document("Refused."), "5XX": error_document("No engine.")}
 

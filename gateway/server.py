@@ -32,6 +32,7 @@ from gateway.kserve.grpc import GrpcServer
 from gateway.kserve.services import services
 from gateway.kserve.shared_state import SharedState
 from gateway.kserve.tls import tls_context
+from gateway.library import library_of
 from gateway.plane import Plane
 from gateway.questions import Questions
 from gateway.quotas import Quotas
@@ -73,6 +74,7 @@ class ServerProcess:
         self._plane.decisions = DecisionLog(settings.decision_log_size, prompts=settings.decision_log_prompts)
         self._plane.questions = Questions(channel.send)
         registry.control = FromModels(self._plane)
+        registry.library = library_of(settings, registry)
         shared = None if settings.runtime_dir is None else settings.runtime_dir / "kserve.json"
         dataplane = DataPlane(registry, SharedState(shared))
         dataplane.questions = self._plane.questions
@@ -146,6 +148,7 @@ class ServerProcess:
             await asyncio.wait(beside, timeout=_FAREWELL_SECONDS)
             self._plane.telemetry.stop()
             self._plane.registry.close()
+            await self._plane.registry.library.close()
 
     async def _announce(self) -> None:
         while not self._server.started:  # noqa: ASYNC110  # uvicorn has a flag, no event

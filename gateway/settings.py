@@ -132,6 +132,26 @@ class Settings(BaseModel):
     )
     tenant_labels: int = _setting("Tenants", 20, "Tenants with metrics of their own, the rest counts as other.", ge=0)
 
+    data_dir: Path = _setting(
+        "Files", Path(".tritium"), "Folder for files and what is known of them; made with the first file."
+    )
+    database_url: str | None = _setting(
+        "Files",
+        None,
+        "Database of files and vector stores: postgresql://HOST/NAME; SQLite in the data directory by default.",
+        pattern=r"^(sqlite|postgres|postgresql)(\+[a-z0-9]+)?://.",
+    )
+    vector_store_url: str | None = _setting(
+        "Files",
+        None,
+        "Where vectors are: a folder, s3://, gs://, az:// or postgresql://HOST/NAME; the data directory by default.",
+        min_length=1,
+    )
+    embedder: str | None = _setting(
+        "Files", None, "Model of the vectors of new vector stores; the first that embeds by default.", min_length=1
+    )
+    max_file_bytes: int = _setting("Files", 512 * 1024 * 1024, "Largest file, in bytes.", gt=0)
+
     exit_timeout_secs: float = _setting("Processes", 30.0, "How long streams may go on after SIGTERM.", ge=0)
     health_interval: float = _setting("Processes", 1.0, "Pause between two looks at an engine's health.", gt=0)
     load_interval: float = _setting("Processes", 1.0, "Pause between two looks at an engine's load.", gt=0)

@@ -93,6 +93,7 @@ def serving(
         "TRITIUM_METRICS_PORT": str(metrics_port),
         "TRITIUM_MODEL_REPOSITORY": str(repository),
         "TRITIUM_RUNTIME_DIR": str(scratch / "run"),
+        "TRITIUM_DATA_DIR": str(scratch / "data"),
         "OMP_NUM_THREADS": "1",
     }
     (scratch / "run").mkdir()

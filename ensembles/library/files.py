@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable
 from pathlib import Path
 
+from ensembles.blobs import Draft
 from ensembles.library.opening import Opening
 from ensembles.library.removal import remove_file
 from ensembles.records.ids import new_id
@@ -31,10 +32,23 @@ class Files:
 
         Raises `BodyTooLarge`, and whatever `content` raises; then nothing is left of it.
         """
+        draft = await self.receive(content, limit_bytes)
+        return await self.keep(owner, filename, purpose, draft, expires_after_seconds)
+
+    async def receive(self, content: AsyncIterable[bytes], limit_bytes: int | None = None) -> Draft:
+        """The first half of `create`, for contents that come before all is known of them: to be kept or discarded."""
+        return await self._opening.blobs.receive(content, limit_bytes)
+
+    async def discard(self, draft: Draft) -> None:
+        await self._opening.blobs.discard(draft)
+
+    async def keep(
+        self, owner: str, filename: str, purpose: str, draft: Draft, expires_after_seconds: int | None = None
+    ) -> File:
+        """The second half of `create`."""
         from ensembles.records import files
 
         shelves = await self._opening.shelves()
-        draft = await shelves.blobs.receive(content, limit_bytes)
         now = self._opening.now()
         expires_at = None if expires_after_seconds is None else now + expires_after_seconds
         file = File(new_id("file-"), owner, filename, purpose, draft.bytes, draft.sha256, now, expires_at)

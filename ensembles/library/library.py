@@ -11,12 +11,13 @@ from ensembles.library.files import Files
 from ensembles.library.fusion import Ranking
 from ensembles.library.jobs import Jobs
 from ensembles.library.members import Members
-from ensembles.library.opening import Opening, OpenStore, Place, open_store
+from ensembles.library.opening import Opening, OpenStore, Place
 from ensembles.library.removal import sweep
 from ensembles.library.search import Search
 from ensembles.library.vector_stores import VectorStores
 from ensembles.step import Passage
 from ensembles.stores.filters import Filter
+from ensembles.stores.opening import open_store
 from ensembles.stores.store import Hit
 
 
@@ -81,6 +82,10 @@ class Library:
     async def sweep(self) -> None:
         """Finish what was interrupted and delete what has expired. The ingester does it now and then."""
         await sweep(self._opening)
+
+    async def optimise(self, store_id: str) -> None:
+        """Make searches in a store fast again after many changes. One process at a time does it."""
+        await (await self._opening.shelves()).store.optimise(store_id)
 
     async def close(self) -> None:
         """Close connections. Nothing may be asked after it."""

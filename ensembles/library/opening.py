@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING
 
 from backends.errors import InvalidRequest
 from ensembles.blobs import Blobs
@@ -16,14 +15,8 @@ from ensembles.stores.store import Store
 if TYPE_CHECKING:
     from ensembles.records.database import Database
 
-KINDS = {
-    "postgres": "ensembles.stores.pgvector",
-    "postgresql": "ensembles.stores.pgvector",
-}
-_OTHERS = "ensembles.stores.lancedb"  # a folder, or object storage by its URL
-
 Clock = Callable[[], float]
-OpenStore = Callable[[str], Awaitable[Store]]
+OpenStore = Callable[[str], Store]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +43,6 @@ class Shelves:
     database: Database
     blobs: Blobs
     store: Store
-
-
-class StoreModule(Protocol):
-    """`ensembles/stores/<name>.py`."""
-
-    async def open(self, url: str) -> Store: ...
 
 
 class Opening:
@@ -92,21 +79,14 @@ class Opening:
         place = self.place
         database = await database_type.open(place.database_url or f"sqlite:///{place.database_file}")
         try:
-            store = await self._open_store(place.vector_store_url or str(place.data_dir.absolute() / "vectors"))
+            store = self._open_store(place.vector_store_url or str(place.data_dir.absolute() / "vectors"))
+        except ValueError as error:
+            await database.close()
+            raise InvalidRequest(str(error)) from error
         except BaseException:
             await database.close()
             raise
         return Shelves(database, self.blobs, store)
-
-
-async def open_store(url: str) -> Store:
-    """The store at a URL, by its scheme. Raises `InvalidRequest` where its library is not installed."""
-    name = KINDS.get(url.partition(":")[0], _OTHERS)
-    try:
-        module = cast("StoreModule", await asyncio.to_thread(importlib.import_module, name))
-    except ImportError as error:
-        raise InvalidRequest(f"The vector store needs a library that is not installed: {error.name}.") from error
-    return await module.open(url)
 
 
 def _database_type() -> type[Database]:

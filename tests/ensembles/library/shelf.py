@@ -141,11 +141,8 @@ class Shelf:
 
 
 def opened(folder: Path, store: MemoryStore, models: Embedders, clock: Clock, database_url: str = "") -> Library:
-    async def open_store(_url: str) -> MemoryStore:
-        return store
-
     place = Place(folder, database_url=database_url)
-    return Library(place, models, lambda: EMBEDDER, clock=clock, open_store=open_store)
+    return Library(place, models, lambda: EMBEDDER, clock=clock, open_store=lambda _url: store)
 
 
 async def pieces(*data: bytes) -> AsyncIterator[bytes]:
