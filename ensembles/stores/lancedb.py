@@ -12,7 +12,7 @@ import asyncio
 import importlib
 import json
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -123,11 +123,11 @@ class LanceStore:
         if limit <= 0:
             return []
         query = table.query().nearest_to(memoryview(vector).cast("f").tolist()).distance_type("cosine")
-        query = query.ef(max(100, 2 * limit)).refine_factor(2).limit(limit).select([*_COLUMNS, "_distance"])
+        query = query.ef(max(100, 2 * limit)).refine_factor(2).limit(limit).select([*_COLUMNS, "vector", "_distance"])
         if condition is not None:
             query = query.where(where(condition))
-        rows = await self._attempt(collection, query.to_list)
-        return _ordered([Hit(_chunk(row), 1.0 - row["_distance"]) for row in rows])
+        rows = await self._attempt(collection, query.to_arrow)
+        return _ordered([Hit(chunk, 1.0 - row["_distance"]) for chunk, row in _found(rows)])
 
     async def words(self, collection: str, query: str, limit: int, condition: Filter | None = None) -> list[Hit]:
         from lancedb.query import MatchQuery
@@ -135,11 +135,12 @@ class LanceStore:
         table = await self._table(collection)
         if limit <= 0:
             return []
-        found = table.query().nearest_to_text(MatchQuery(query, "text")).limit(limit).select([*_COLUMNS, "_score"])
+        found = table.query().nearest_to_text(MatchQuery(query, "text")).limit(limit)
+        found = found.select([*_COLUMNS, "vector", "_score"])
         if condition is not None:
             found = found.where(where(condition))
-        rows = await self._attempt(collection, found.to_list)
-        return _ordered([Hit(_chunk(row), row["_score"]) for row in rows])
+        rows = await self._attempt(collection, found.to_arrow)
+        return _ordered([Hit(chunk, row["_score"]) for chunk, row in _found(rows)])
 
     async def size_bytes(self, collection: str) -> int:
         table = await self._table(collection)
@@ -319,6 +320,20 @@ def _rows(collection: str, file_id: str, chunks: Sequence[Chunk], schema: pa.Sch
 def _chunk(row: dict[str, Any]) -> Chunk:
     attributes = {key[1:]: value for key, value in json.loads(row["attributes"]).items()}
     return Chunk(row["file_id"], row["filename"], row["ordinal"], row["text"], row["page"], row["heading"], attributes)
+
+
+def _found(rows: pa.Table) -> Iterator[tuple[Chunk, dict[str, Any]]]:
+    """Chunks with their vectors, which never become Python's numbers: 40,000 of them take 2 ms."""
+    if not rows.num_rows:
+        return
+    vectors = rows.column("vector").combine_chunks()
+    numbers = vectors.flatten()
+    data = memoryview(numbers.buffers()[1])[4 * numbers.offset :]
+    size = 4 * vectors.type.list_size
+    for place, row in enumerate(rows.drop_columns("vector").to_pylist()):
+        chunk = _chunk(row)
+        chunk.vector = bytes(data[place * size : (place + 1) * size])
+        yield chunk, row
 
 
 def _ordered(hits: list[Hit]) -> list[Hit]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -32,6 +34,7 @@ _SETTINGS = {"hnsw.ef_search": "100", "hnsw.iterative_scan": "strict_order", "ap
 _BUILD_SETTINGS = "SET maintenance_work_mem = '512MB'"
 _OPERATORS = {"eq": "=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _COLUMNS = "c.file_id, c.filename, c.ordinal, c.text, c.page, c.heading, c.attributes"
+_FOUND = f"{_COLUMNS}, vector_send(c.vector) AS vector"
 # Ideographs, kana and Hangul: written without spaces, or with endings that differ, so pairs of letters are indexed.
 _UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\u0e00-\u0e7f\U00020000-\U0003134f"
 _WORD = re.compile(rf"[{_UNSPACED}]+|[^\W_{_UNSPACED}]+")
@@ -148,15 +151,15 @@ class PostgresStore:
                     _nearest(collection, where, "(c.vector <=> $1::text::vector) + 0"), *arguments
                 )
         # A vector of zeros has no cosine.
-        return [Hit(_chunk(row), 1.0 - row["distance"]) for row in rows if row["distance"] == row["distance"]]
+        return [Hit(_found(row), 1.0 - row["distance"]) for row in rows if row["distance"] == row["distance"]]
 
     async def words(self, collection: str, query: str, limit: int, condition: Filter | None = None) -> list[Hit]:
         arguments: list[object] = [list(dict.fromkeys(_words(query)))[:_LONGEST_QUERY], collection, max(limit, 0)]
         where = "true" if condition is None else _where(condition, arguments)
-        names = {**_names(collection), "schema": _SCHEMA, "columns": _COLUMNS, "stem": _STEM}
+        names = {**_names(collection), "schema": _SCHEMA, "columns": _FOUND, "stem": _STEM}
         async with self._connection(collection) as connection:
             rows = await connection.fetch(_WORDS.format(**names, condition=where), *arguments)
-        return [Hit(_chunk(row), row["score"]) for row in rows]
+        return [Hit(_found(row), row["score"]) for row in rows]
 
     async def size_bytes(self, collection: str) -> int:
         names = _names(collection)
@@ -247,7 +250,7 @@ def _names(collection: str) -> dict[str, str]:
 
 def _nearest(collection: str, where: str, distance: str) -> str:
     return (
-        f"SELECT {_COLUMNS}, {distance} AS distance FROM {_names(collection)['chunks']} c "
+        f"SELECT {_FOUND}, {distance} AS distance FROM {_names(collection)['chunks']} c "
         f"WHERE {where} ORDER BY {distance} LIMIT $2"
     )
 
@@ -375,6 +378,16 @@ def _storable(value: Any) -> Any:
 def _chunk(row: asyncpg.Record) -> Chunk:
     file_id, filename, ordinal, text, page, heading, attributes = tuple(row)[:7]
     return Chunk(file_id, filename, ordinal, text, page, heading, json.loads(attributes))
+
+
+def _found(row: asyncpg.Record) -> Chunk:
+    """A chunk with its vector, which pgvector sends big-endian behind four bytes."""
+    chunk = _chunk(row)
+    numbers = array("f", row["vector"][4:])
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    chunk.vector = numbers.tobytes()
+    return chunk
 
 
 def _words(text: str) -> Iterator[str]:

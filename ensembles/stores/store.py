@@ -16,7 +16,8 @@ Attributes = dict[str, Scalar]
 class Chunk:
     """A piece of a file. `ordinal` counts from 0 within the file; `page` from 1, None where the file has no pages.
 
-    `heading` is the path of headings above it, joined by " > ". `vector` is little-endian float32, empty when read.
+    `heading` is the path of headings above it, joined by " > ". `vector` is little-endian float32: what a search has
+    found brings it, what `read` gives does not.
     """
 
     file_id: str
