@@ -115,12 +115,13 @@ class TextModel:
         vectors = self._vectors([(element, b"") for element in texts])
         if text.task == "classify":
             vectors = list(_activated(np.stack(vectors), text))
-        elif text.normalize or text.task == "maxsim":
+        elif text.normalize and text.task == "embed":
             vectors = [_normalized(vector) for vector in vectors]
         found = dict(zip(texts, vectors, strict=True))
         if text.task == "maxsim":
+            passages = {ids: _normalized(found[ids]) for ids in columns[1]}
             pairs = zip(*columns, strict=True)
-            return np.array([[_maxsim(found[query], found[passage])] for query, passage in pairs], np.float32)
+            return np.array([[_maxsim(found[query], passages[ids])] for query, ids in pairs], np.float32)
         rows = [found[element] for element in columns[0]]
         return rows if text.pooling == "none" else np.stack(rows)
 
@@ -265,8 +266,15 @@ def _activated(logits: Array, text: Text) -> Array:
 
 
 def _maxsim(query: Array, passage: Array) -> float:
-    """Late interaction: the mean over the query's tokens of the best cosine among the passage's."""
-    return float((query @ passage.T).max(axis=1).mean())
+    """Late interaction: the mean over the query's tokens of the best cosine among the passage's.
+
+    `passage` has unit vectors. Each token counts by the square of its vector's length: a model that was trained to
+    pool its tokens makes those of words that say little short.
+    """
+    lengths = np.linalg.norm(query, axis=1)
+    weights = lengths * lengths
+    best = (query @ passage.T).max(axis=1) * lengths
+    return float(best.sum() / max(weights.sum(), 1e-12))
 
 
 def _padded(rows: Sequence[Array]) -> Array:

@@ -142,12 +142,12 @@ def test_a_reranker_of_several_scores_is_refused(make):
     assert "one score for a pair, not [4]" in answer[0].message
 
 
-def test_late_interaction_is_the_mean_of_the_best_cosines(make):
+def test_late_interaction_is_the_mean_of_the_best_cosines_where_long_vectors_count_more(make):
     model, session = make(task="maxsim")
     query, near, far = [1, 1], [1, 1], [0, 0]
     (answer,) = executed(model, request(column("query", query, query), column("document", near, far)))
     # Vectors (1, 0) and (1, 1) against themselves, and against (0, 0) and (0, 1).
-    assert arrays(answer)["score"][:, 0] == pytest.approx([1.0, (0 + np.sqrt(0.5)) / 2])
+    assert arrays(answer)["score"][:, 0] == pytest.approx([1.0, (1 * 0 + 2 * np.sqrt(0.5)) / 3])
     assert len(session.runs[0]["input_ids"]) == 2
     assert answer[0].parameters["prompt_tokens"] == 8
 
