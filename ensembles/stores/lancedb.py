@@ -53,7 +53,7 @@ class LanceStore:
         self._tables: dict[str, lancedb.AsyncTable] = {}
 
     async def create(self, collection: str, dimensions: int) -> None:
-        connection = await self._connect()
+        connection = await self._connect(collection)
 
         async def make() -> None:
             try:
@@ -66,7 +66,7 @@ class LanceStore:
         await self._attempt(collection, make)
 
     async def drop(self, collection: str) -> None:
-        connection = await self._connect()
+        connection = await self._connect(collection)
         self._tables.pop(collection, None)
 
         async def drop() -> None:
@@ -163,7 +163,7 @@ class LanceStore:
         self, collection: str, table: lancedb.AsyncTable, where: str, change: Callable[[], Awaitable[Change]]
     ) -> None:
         """Make a change that deletes rows, or moves them and leaves what they were."""
-        connection = await self._connect()
+        connection = await self._connect(collection)
 
         async def at(version: int) -> lancedb.AsyncTable:
             earlier = await connection.open_table(collection)
@@ -172,21 +172,22 @@ class LanceStore:
 
         await self._attempt(collection, lambda: marking(table, where, change, at))
 
-    async def _connect(self) -> lancedb.AsyncConnection:
+    async def _connect(self, collection: str) -> lancedb.AsyncConnection:
         async with self._opening:
             if self._connection is None:
                 # A second of CPU the first time, beside the loop.
                 lancedb = await asyncio.to_thread(importlib.import_module, "lancedb")
                 session = lancedb.Session(_INDEX_CACHE_BYTES, _METADATA_CACHE_BYTES)
-                self._connection = await lancedb.connect_async(
-                    self._url, read_consistency_interval=timedelta(0), session=session
+                self._connection = await self._attempt(
+                    collection,
+                    lambda: lancedb.connect_async(self._url, read_consistency_interval=timedelta(0), session=session),
                 )
             return self._connection
 
     async def _table(self, collection: str) -> lancedb.AsyncTable:
         table = self._tables.get(collection)
         if table is None:
-            connection = await self._connect()
+            connection = await self._connect(collection)
             table = await self._attempt(collection, lambda: connection.open_table(collection))
             self._tables[collection] = table
         return table
@@ -348,7 +349,8 @@ async def _make_indices(table: lancedb.AsyncTable) -> None:
     count = await table.count_rows()
     if "text" not in present:
         # ICU's segmentation knows where words end in languages that write no spaces.
-        await table.create_index("text", config=FTS(base_tokenizer="icu", remove_stop_words=False))
+        config = FTS(base_tokenizer="icu", remove_stop_words=False, max_token_length=None)
+        await table.create_index("text", config=config)
     if "vector" not in present and count >= _GRAPH_ROWS:
         partitions = -(-count // _GRAPH_PARTITION_ROWS)
         await table.create_index("vector", config=HnswSq(distance_type="cosine", num_partitions=partitions))
