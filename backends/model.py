@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 
 from backends.config import ModelConfig
-from backends.errors import InferenceError, ModelNotReady, UpstreamTimeout
+from backends.errors import InferenceError, ModelNotReady, ServingError, UpstreamTimeout
 from backends.statistics import ModelStatistics
 from backends.tensors import Buffer, Tensor
 
@@ -31,6 +31,11 @@ class Capability(StrEnum):
     SCORE = "score"
     TOKENIZE = "tokenize"
     DETOKENIZE = "detokenize"
+    RETRIEVE = "retrieve"
+
+
+ENGINE_CAPABILITIES = frozenset(Capability) - {Capability.RETRIEVE}
+"""What an engine may offer: passages without an answer are a pipeline's."""
 
 
 class State(StrEnum):
@@ -78,6 +83,19 @@ class Endpoints:
 
 
 @dataclass(slots=True)
+class Pipelined:
+    """What a pipeline did for a request, filled in as it goes: seconds by step, and by step why it was done without.
+
+    `unknown_markers` counts citations of passages that there are not.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    degraded: dict[str, str] = field(default_factory=dict)
+    unknown_markers: int = 0
+    abstained: bool = False
+
+
+@dataclass(slots=True)
 class Route:
     """How a request found its engine, filled in by the model as it goes: for headers, counters and decision logs."""
 
@@ -92,6 +110,7 @@ class Route:
     ejections: int = 0
     failures: list[str] = field(default_factory=list)
     """What became of the attempts that came to nothing: `ENDPOINT: why`."""
+    pipelined: Pipelined | None = None
 
 
 @dataclass(slots=True)
@@ -267,6 +286,22 @@ class Responses(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class Listenable(Responses, Protocol):
+    """Responses that can be listened to, where there is one."""
+
+    def listen(self, listener: Callable[[InferResponse | ServingError], None]) -> None:
+        """Tell the one answer in the turn that brings it, or why there is none, instead of iterating.
+
+        The listener is called once, later than this returns, and must not raise.
+        """
+        ...
+
+    def leave(self) -> None:
+        """As `aclose`, at once."""
+        ...
 
 
 @runtime_checkable

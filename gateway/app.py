@@ -21,10 +21,11 @@ from gateway.body import Receive
 from gateway.bounded import bounded_route
 from gateway.errors import render
 from gateway.health import readiness
-from gateway.intake import Scope, serve
+from gateway.intake import serve
 from gateway.kserve import document as kserve
 from gateway.kserve.dataplane import DataPlane
 from gateway.kserve.http import KServe
+from gateway.kserve.shortcut import Shortcut
 from gateway.openai import (
     chat,
     completions,
@@ -32,6 +33,7 @@ from gateway.openai import (
     files,
     messages,
     models,
+    rag,
     rerank,
     responses,
     tokenize,
@@ -40,8 +42,8 @@ from gateway.openai import (
 )
 from gateway.operations import ERROR_SCHEMA, Operation, error_document
 from gateway.plane import Plane
-from gateway.reply import Send
 from gateway.tenants import ANYONE
+from gateway.wire import Scope, Send
 
 OPERATIONS: tuple[Operation, ...] = (
     *chat.OPERATIONS,  # /v1/chat/completions
@@ -49,6 +51,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *embeddings.OPERATIONS,  # /v1/embeddings
     *responses.OPERATIONS,  # /v1/responses
     *messages.OPERATIONS,  # /v1/messages /v1/messages/count_tokens
+    *rag.OPERATIONS,  # /v1/rag/query
     *rerank.OPERATIONS,  # /v1/rerank /rerank /v2/rerank /v1/score /score
     *tokenize.OPERATIONS,  # /tokenize /detokenize
 )
@@ -79,7 +82,9 @@ class App:
     def __init__(self, plane: Plane, dataplane: DataPlane | None = None) -> None:
         endpoints = {operation.path: Endpoint(plane, operation) for operation in OPERATIONS}
         self._hot = endpoints
-        self._kserve = KServe(plane, DataPlane(plane.registry) if dataplane is None else dataplane)
+        dataplane = DataPlane(plane.registry) if dataplane is None else dataplane
+        self._kserve = KServe(plane, dataplane)
+        self.shortcut = Shortcut(plane, dataplane)
         self._telemetry = plane.telemetry
         self._fastapi = _fastapi(plane, endpoints)
 

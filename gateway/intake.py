@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from backends.errors import Unavailable
 from backends.model import Capability, Headers, OpenAIModel, OpenAIRequest, is_stream
@@ -15,7 +14,7 @@ from gateway.body import Receive, read_body
 from gateway.cache_salt import is_salted
 from gateway.cost import Cost
 from gateway.decisions import Decision
-from gateway.dialect import Call, Dialect
+from gateway.dialect import Answering, Call, Dialect
 from gateway.events import Events
 from gateway.fallback import Covers, Refused, Stall, first_of
 from gateway.plane import Plane
@@ -23,13 +22,11 @@ from gateway.quotas import NOTHING
 from gateway.registry import Entry, Registry
 from gateway.relay import relay_stream, relay_whole
 from gateway.rename import renamed
-from gateway.reply import Reply, Send
+from gateway.reply import Reply
 from gateway.telemetry import CLIENT_CLOSED_REQUEST, Exchange
 from gateway.tenants import ANYONE, Tenant
 from gateway.watch import Watch, read_timeout
-from gateway.wire import EXTENSION, Wire
-
-Scope = MutableMapping[str, Any]
+from gateway.wire import EXTENSION, Scope, Send, Wire
 
 
 @dataclass(slots=True)
@@ -89,6 +86,7 @@ async def _serve(
     tenant = ANYONE if plane.keys is None else await plane.keys.tenant(headers)
     record.tenant = tenant.name
     call = dialect.read(await read_body(receive, headers, plane.settings.max_body_bytes))
+    dialect = call.dialect or dialect
     record.received()
     if (timeout := headers.get(b"x-request-timeout-ms")) is not None:
         watch.shorten(record.started_at + read_timeout(timeout))
@@ -157,7 +155,9 @@ async def _attempt(
         request = _request(asked, call, model)
         request.stall = stall
         asked.decision.took(request)
-        await _answer(asked, model, request, covers)
+        through = asked.dialect.through
+        answering = model if through is None else through(model, asked.plane.registry)
+        await _answer(asked, answering, request, covers)
     finally:
         entry.gate.leave(permit, cost.spent or 0)
 
@@ -179,7 +179,7 @@ def _request(asked: _Asked, call: Call, model: OpenAIModel) -> OpenAIRequest:
     return request
 
 
-async def _answer(asked: _Asked, model: OpenAIModel, request: OpenAIRequest, covers: Covers | None) -> None:
+async def _answer(asked: _Asked, model: Answering, request: OpenAIRequest, covers: Covers | None) -> None:
     """Ask the model, and give the client what it says. `cost` knows at the end what it was."""
     dialect, call, cost = asked.dialect, asked.call, asked.cost
     record, watch, reply = asked.record, asked.watch, asked.reply

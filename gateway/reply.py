@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, MutableMapping
 from typing import Any
 
 from backends.errors import ServingError
 from backends.model import Headers
 from gateway.dialect import Dialect
 from gateway.errors import envelope, render
-from gateway.wire import Wire
-
-Send = Callable[[MutableMapping[str, Any]], Coroutine[Any, Any, None]]
+from gateway.wire import Send, Wire
 
 _STREAM_FIELDS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 _STREAM_TYPE = (b"content-type", b"text/event-stream; charset=utf-8")

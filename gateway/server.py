@@ -34,13 +34,13 @@ from gateway.kserve.shared_state import SharedState
 from gateway.kserve.tls import tls_context
 from gateway.library import library_of
 from gateway.plane import Plane
+from gateway.protocol import wired_protocol
 from gateway.questions import Questions
 from gateway.quotas import Quotas
 from gateway.registry import Registry
 from gateway.settings import Settings
 from gateway.snapshot import Counters, Drain, Inspect, Loads, Reload, Scrape, Serving, Snapshot, Told
 from gateway.telemetry import Telemetry
-from gateway.wire import wired_protocol
 
 SETTINGS_VARIABLE = "TRITIUM_SERVER_SETTINGS"
 
@@ -89,10 +89,11 @@ class ServerProcess:
         self._channel = channel
         self._drain_asked = asyncio.Event()
         self._drain_seconds = settings.exit_timeout_secs
+        app = App(self._plane, dataplane)
         self._server = GuestServer(
             uvicorn.Config(
-                App(self._plane, dataplane),
-                http=wired_protocol(asyncio.get_running_loop()),
+                app,
+                http=wired_protocol(asyncio.get_running_loop(), app.shortcut),
                 ws="none",
                 lifespan="off",
                 log_config=None,

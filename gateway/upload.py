@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import httptools
 
 if TYPE_CHECKING:
-    from gateway.wire import WiredProtocol
+    from gateway.protocol import WiredProtocol
 
 
 class Upload(asyncio.BufferedProtocol):

@@ -1,8 +1,7 @@
-"""The connection to a client, as the hot path sees it: uvicorn's HTTP protocol with a way past ASGI for body bytes.
+"""The connection to a client, as the hot path sees it: a way past ASGI for body bytes.
 
 ASGI costs a coroutine, a dictionary and a dozen look-ups a message, and tells of a client's departure only to who
-waits for it. Here a streamed chunk is one formatted write, and departure is a call. Everything else (parsing,
-heads, ends, pipelining, keep-alive) stays uvicorn's.
+waits for it. Here a streamed chunk is one formatted write, and departure is a call.
 """
 
 from __future__ import annotations
@@ -10,15 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import select
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Coroutine, Iterable, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from backends.model import Headers
 from backends.tensors import Buffer
 from gateway.upload import Upload
+
+if TYPE_CHECKING:
+    from gateway.protocol import WiredProtocol
+
+Scope = MutableMapping[str, Any]
+Send = Callable[[MutableMapping[str, Any]], Coroutine[Any, Any, None]]
 
 EXTENSION = "tritium.wire"
 """Where the ASGI scope's `extensions` hold the `Wire`."""
@@ -306,56 +310,3 @@ class _BareWire(Wire):
             self._is_framed = True
             data = data[: -len(_CHUNKED)] + b"\r\n"
         super().write(data)
-
-
-class WiredProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, which puts its connection's `Wire` into each request's scope."""
-
-    outbox: Outbox
-    _wire: Wire
-    _running: RequestResponseCycle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._wire = Wire(cast("asyncio.Transport", transport), self.outbox)
-        super().connection_made(self._wire)
-
-    def on_headers_complete(self) -> None:
-        # A later request of a connection has no business to be older than the first.
-        if self._running is None and self.parser.get_http_version() == "1.0":
-            self._wire = self.transport = self._wire.bare()
-        self.scope["extensions"] = {EXTENSION: self._wire}  # type: ignore[dict-item]  # our own extension
-        super().on_headers_complete()
-
-    def eof_received(self) -> None:
-        """Half closed: nobody says so who still wants an answer. uvicorn would first have it read what was written."""
-        if self._wire.on_lost is not None:
-            self._wire.abort()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._wire.flow(paused=True)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._wire.flow(paused=False)
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Close a connection that has been silent for long, though its client may not have read its last answer."""
-        self._wire.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        if self._running is not None:  # with requests ahead of their turn, uvicorn tells only the last of them
-            self._running.disconnected = True
-            self._running.message_event.set()
-        self._wire.lose()
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._running = self._wire.cycle = cycle
-        self._wire.protocol = self
-        super()._start_asgi_task(cycle, app)
-
-
-def wired_protocol(loop: asyncio.AbstractEventLoop) -> type[WiredProtocol]:
-    """Uvicorn's `http=` for one server: all its connections share an outbox."""
-    return type("ServerProtocol", (WiredProtocol,), {"outbox": Outbox(loop)})

@@ -25,6 +25,8 @@ class WorkerModel:
     """
 
     parallelism: int | None = None
+    is_listenable = True
+    """What `infer` returns is `Listenable`."""
 
     def __init__(
         self,

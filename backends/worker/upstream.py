@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Self
 
@@ -29,7 +29,18 @@ _CODES = {code.value: code for code in Code}
 class HostResponses:
     """The answers to one request. `size_bytes` is what waits to be read."""
 
-    __slots__ = ("_error", "_has_ended", "_id", "_is_paused", "_queue", "_size_bytes", "_upstream", "_waiter", "origin")
+    __slots__ = (
+        "_error",
+        "_has_ended",
+        "_id",
+        "_is_paused",
+        "_listener",
+        "_queue",
+        "_size_bytes",
+        "_upstream",
+        "_waiter",
+        "origin",
+    )
 
     def __init__(self, upstream: Upstream, id: int, origin: Origin) -> None:
         self.origin = origin
@@ -37,6 +48,7 @@ class HostResponses:
         self._id = id
         self._queue: deque[tuple[InferResponse, int]] = deque()
         self._waiter: asyncio.Future[None] | None = None
+        self._listener: Callable[[InferResponse | ServingError], None] | None = None
         self._error: ServingError | None = None
         self._has_ended = False
         self._is_paused = False
@@ -69,9 +81,15 @@ class HostResponses:
         return response
 
     async def aclose(self) -> None:
+        self.leave()
+
+    def leave(self) -> None:
         self._has_ended = True
         self._queue.clear()
         self._upstream.leave(self._id)
+
+    def listen(self, listener: Callable[[InferResponse | ServingError], None]) -> None:
+        self._listener = listener
 
     def put(self, respond: Respond, payload: memoryview) -> None:
         """An answer has come."""
@@ -79,7 +97,12 @@ class HostResponses:
         if respond.error:
             error = InferenceError(respond.message, _CODES.get(respond.error, Code.INTERNAL))
         outputs = tensors(respond.outputs, payload) if respond.outputs else []
-        self._queue.append((InferResponse(outputs, respond.parameters, error, respond.final), payload.nbytes))
+        response = InferResponse(outputs, respond.parameters, error, respond.final)
+        if (listener := self._listener) is not None:
+            self._listener = None
+            listener(response)
+            return
+        self._queue.append((response, payload.nbytes))
         self._size_bytes += payload.nbytes
         waiter = self._waiter
         if waiter is not None:
@@ -94,6 +117,10 @@ class HostResponses:
     def fail(self, error: ServingError) -> None:
         """No answer will come any more."""
         self._error = error
+        if (listener := self._listener) is not None:
+            self._listener = None
+            listener(error)
+            return
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

@@ -45,6 +45,11 @@ class Call(Protocol):
     deadline: float | None
     """When the client's time is up, in `time.monotonic()` seconds."""
 
+    @property
+    def client(self) -> str:
+        """The client's address."""
+        ...
+
     async def read(self) -> Buffer | None:
         """The next message of a stream; None once the client has sent its last one."""
         ...

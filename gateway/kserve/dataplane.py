@@ -72,6 +72,8 @@ class Served:
     config: ModelConfig
     signature: Signature
     labels: Labels
+    is_listenable: bool
+    """Whether the answer is one, comes as the model gives it, and can be listened to."""
 
     @property
     def is_decoupled(self) -> bool:
@@ -111,7 +113,10 @@ class DataPlane:
         served = self._served.get(key)
         if served is None or served.entry is not entry:
             model = self.registry.tensor(name, config.version)
-            served = self._served[key] = Served(entry, model, config, Signature(config), Labels.read(config))
+            signature = Signature(config)
+            is_plain = not (config.model_transaction_policy.decoupled or signature.reshapes_outputs)
+            is_listenable = is_plain and getattr(model, "is_listenable", False)
+            served = self._served[key] = Served(entry, model, config, signature, Labels.read(config), is_listenable)
         return served
 
     def infer(self, served: Served, request: InferRequest, wanted: Sequence[Wanted] = ()) -> Responses:

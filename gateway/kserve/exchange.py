@@ -72,6 +72,10 @@ class GrpcExchange:
         else:
             self._end(Status.UNIMPLEMENTED, "")
 
+    @property
+    def client(self) -> str:
+        return self._connection.client
+
     def interrupt(self, reason: str) -> None:
         """End the call, for the server's own reasons."""
         self._end(Status.UNAVAILABLE, reason)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import MutableMapping
 from dataclasses import dataclass
-from typing import Any
 
 from backends.errors import Code, InferenceError, ServingError, Unavailable
 from backends.model import InferRequest
@@ -20,18 +18,15 @@ from gateway.kserve.control import OPEN, OPERATIONS, Call
 from gateway.kserve.dataplane import DataPlane, Served
 from gateway.kserve.guard import Guard
 from gateway.kserve.http_reply import HttpReply
-from gateway.kserve.http_request import read_inference
-from gateway.kserve.http_response import write_inference
+from gateway.kserve.http_request import header_bytes, read_inference
+from gateway.kserve.http_response import head_lines, write_inference
 from gateway.kserve.permits import is_free, permitted
 from gateway.kserve.routes import Route, find_route
 from gateway.plane import Plane
-from gateway.reply import Send
 from gateway.telemetry import CLIENT_CLOSED_REQUEST, Exchange
 from gateway.tenants import ANYONE, Tenant
 from gateway.watch import Watch, read_timeout
-from gateway.wire import EXTENSION, Wire
-
-Scope = MutableMapping[str, Any]
+from gateway.wire import EXTENSION, Scope, Send, Wire
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +36,6 @@ _ROUTES = 4096
 _LARGE_BYTES = 1 << 18
 _PACKED_BYTES = 1 << 14  # may be a thousand times as much when unpacked
 _HEADER_BYTES = b"inference-header-content-length"
-_DIGITS = re.compile(rb"\s*([+-]?\d+)")
 
 
 @dataclass(slots=True)
@@ -176,8 +170,9 @@ class KServe:
                 body = decompress(body, encoding, limit)
             else:  # zlib lets go of the interpreter, but not of the loop
                 body = await asyncio.to_thread(decompress, body, encoding, limit)
-        header_bytes = _header_bytes(headers[_HEADER_BYTES], len(body)) if _HEADER_BYTES in headers else None
-        inference = read_inference(body, header_bytes, served, self._dataplane.regions)
+        declared = headers.get(_HEADER_BYTES)
+        json_bytes = None if declared is None else header_bytes(declared, len(body))
+        inference = read_inference(body, json_bytes, served, self._dataplane.regions)
         self._complete(inference.request, exchange)
         record.sent()
         responses = self._dataplane.infer(served, inference.request, inference.wanted)
@@ -189,9 +184,7 @@ class KServe:
             raise response.error
         record.answered()
         text, binary = write_inference(inference, served, response)
-        lines = _JSON
-        if any(map(len, binary)):
-            lines = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n" % len(text)
+        lines = head_lines(text, binary)
         parts: list[Buffer] = [text, *binary]
         if (wanted := headers.get(b"accept-encoding")) is not None and (encoding := accepted(wanted)):
             lines += b"content-encoding: %b\r\n" % encoding
@@ -229,18 +222,6 @@ class KServe:
                 text = name.decode("latin-1")
                 if self._forwarded.search(text):
                     request.parameters[text] = value.decode("latin-1")
-
-
-def _header_bytes(value: bytes, body_bytes: int) -> int:
-    """How many bytes of a body are JSON; 0 for what is no number, as Triton has it. Raises `InferenceError`."""
-    match = _DIGITS.match(value)
-    size = int(match[1]) if match else 0
-    if not 0 <= size <= body_bytes:
-        raise InferenceError(
-            f"inference header size should be in range (0, {body_bytes}), got: {value.decode('latin-1')}",
-            Code.INVALID_ARG,
-        )
-    return size
 
 
 def _status(error: ServingError) -> int:

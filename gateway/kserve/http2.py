@@ -99,6 +99,10 @@ class Connection(asyncio.Protocol):
         self._unread_answers = 0
         self._handshake: asyncio.TimerHandle | None = None
 
+    @property
+    def client(self) -> str:
+        return self._output.client
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._output = Output(cast("asyncio.Transport", transport), self._loop)
         self._peers.add(self)

@@ -24,6 +24,12 @@ class Output:
         self._size_bytes = 0
         transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES)
 
+    @property
+    def client(self) -> str:
+        """The address at the other end."""
+        peer = self._transport.get_extra_info("peername")
+        return str(peer[0]) if peer else ""
+
     def send(self, buffers: Iterable[Buffer]) -> None:
         """Nothing is sent on a connection that is closed."""
         if self.is_closed:

@@ -8,8 +8,7 @@ from typing import Any
 
 from backends.tensors import Buffer
 from gateway.kserve.json import encode
-from gateway.reply import Send
-from gateway.wire import Wire
+from gateway.wire import Send, Wire
 
 _JSON = b"content-type: application/json\r\n"
 _EVENTS = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
@@ -32,19 +31,21 @@ class HttpReply:
 
     async def whole(self, status: int, lines: bytes, parts: Sequence[Buffer]) -> None:
         """An answer at hand; large parts are written as they are, uncopied."""
-        self.status = status
-        lines = self.own_lines + lines
-        size = sum(map(len, parts))
-        if size < _LARGE_BYTES:
-            if self.wire.answer(status, lines, b"".join(parts)):
-                return
-        elif self.wire.answer(status, lines, b"", parts):
+        if self.write(status, lines, parts):
             return
-        self.wire.head_lines += lines
-        await self._head(status, [(b"content-length", b"%d" % size)])
+        self.wire.head_lines += self.own_lines + lines
+        await self._head(status, [(b"content-length", b"%d" % sum(map(len, parts)))])
         for part in parts[:-1]:
             await self._body(bytes(part), more=True)
         await self._body(bytes(parts[-1]))
+
+    def write(self, status: int, lines: bytes, parts: Sequence[Buffer]) -> bool:
+        """As `whole`, at once. False, and nothing was sent, where there is more to do than to write it."""
+        self.status = status
+        lines = self.own_lines + lines
+        if sum(map(len, parts)) < _LARGE_BYTES:
+            return self.wire.answer(status, lines, b"".join(parts))
+        return self.wire.answer(status, lines, b"", parts)
 
     async def refuse(self, status: int, message: str, method: str, allowed: Sequence[str] = ()) -> None:
         """Say what is wrong with the path or the method; HEAD gets the head alone."""
@@ -80,7 +81,8 @@ class HttpReply:
 
         `close`: the client shall not use this connection again.
         """
-        body = encode({"error": message})
+        lines, parts = self.failure(message)
+        body = parts[0]
         sent = self.status or status
         try:
             async with asyncio.timeout(_FAREWELL_SECONDS):
@@ -92,11 +94,15 @@ class HttpReply:
                     await self._head(status, [(b"content-length", b"%d" % len(body)), (b"connection", b"close")])
                     await self._body(body)
                 else:
-                    await self.whole(status, _JSON + _CHALLENGE if status == 401 else _JSON, [body])
+                    await self.whole(status, lines + _CHALLENGE if status == 401 else lines, parts)
         except TimeoutError:  # it reads nothing, and closing would wait until it did
             self.wire.abort()
             await self.wire.drained()
         return sent
+
+    def failure(self, message: str) -> tuple[bytes, list[bytes]]:
+        """The lines of the head and the body of an answer that says what went wrong."""
+        return _JSON, [encode({"error": message})]
 
     async def _head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         await self.send({"type": "http.response.start", "status": status, "headers": headers})

@@ -6,6 +6,7 @@ field in Triton's order: that way is slow, knows every case, and says what is wr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -71,6 +72,8 @@ class _Body(msgspec.Struct):
 
 _decode_body = msgspec.json.Decoder(_Body).decode
 
+_DIGITS = re.compile(rb"\s*([+-]?\d+)")
+
 
 class _UnusualError(Exception):
     """A body that is to be read field by field."""
@@ -90,6 +93,18 @@ def read_inference(body: Buffer, header_bytes: int | None, served: Served, regio
         return _read_usual(_decode_body(header), data)
     except (_UnusualError, msgspec.DecodeError, ValueError, OverflowError, KeyError, RecursionError, InferenceError):
         return _Reader(served, regions, data).read(decode(header))
+
+
+def header_bytes(value: bytes, body_bytes: int) -> int:
+    """How many bytes of a body are JSON; 0 for what is no number, as Triton has it. Raises `InferenceError`."""
+    match = _DIGITS.match(value)
+    size = int(match[1]) if match else 0
+    if not 0 <= size <= body_bytes:
+        raise InferenceError(
+            f"inference header size should be in range (0, {body_bytes}), got: {value.decode('latin-1')}",
+            Code.INVALID_ARG,
+        )
+    return size
 
 
 def _read_raw(body: Buffer, served: Served) -> Inference:

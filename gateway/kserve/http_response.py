@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from backends.model import InferResponse
@@ -12,6 +13,16 @@ from gateway.kserve.http_request import Inference
 from gateway.kserve.json import encode, encode_loosely, is_finite
 
 _REALS = frozenset({"FP32", "FP64"})
+
+
+_JSON = b"content-type: application/json\r\n"
+
+
+def head_lines(text: bytes, binary: Sequence[Buffer]) -> bytes:
+    """What the head of an answer says of these parts; its length apart."""
+    if any(map(len, binary)):
+        return b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n" % len(text)
+    return _JSON
 
 
 def write_inference(inference: Inference, served: Served, response: InferResponse) -> tuple[bytes, list[Buffer]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -16,6 +17,9 @@ from gateway.kserve import contents, messages
 from gateway.kserve.call import Call
 from gateway.kserve.dataplane import DataPlane, Served
 from gateway.kserve.messages import Translated
+from gateway.kserve.permits import accounted, is_accounted
+from gateway.plane import Plane
+from gateway.telemetry import Exchange
 from gateway.tenants import Tenant
 
 _INFER_RESPONSE_TAG = b"\x12"  # ModelStreamInferResponse.infer_response: field 2, length-delimited
@@ -32,7 +36,8 @@ Complete = Callable[[Translated, Call], None]
 class Inference:
     """The two RPCs over one data plane."""
 
-    def __init__(self, dataplane: DataPlane, admit: Admit, complete: Complete) -> None:
+    def __init__(self, plane: Plane, dataplane: DataPlane, admit: Admit, complete: Complete) -> None:
+        self._plane = plane
         self._dataplane = dataplane
         self._admit = admit
         self._complete = complete
@@ -46,6 +51,16 @@ class Inference:
             raise InferenceError(
                 "ModelInfer RPC doesn't support models with decoupled transaction policy", Code.UNSUPPORTED
             )
+        if not is_accounted(served, tenant):
+            return await self._answer(message, raw, served, call, tenant)
+        async with accounted(self._plane, tenant, served, call, _text(body, served), stream=False) as record:
+            answer = await self._answer(message, raw, served, call, tenant)
+            record.answered()
+            return answer
+
+    async def _answer(
+        self, message: Any, raw: list[Buffer], served: Served, call: Call, tenant: Tenant
+    ) -> list[Buffer]:
         translated, responses = self._begin(message, raw, served, call, tenant)
         try:
             response = await anext(responses, InferResponse())
@@ -80,6 +95,10 @@ class Inference:
                         message, raw = parse(body)
                         request_id = message.id
                         served = self._dataplane.find(message.model_name, message.model_version, tenant)
+                        if is_accounted(served, tenant):
+                            text = _text(body, served)
+                            answering.create_task(self._account(stream, message, raw, served, call, tenant, text))
+                            continue
                         translated, responses = self._begin(message, raw, served, call, tenant)
                     except ServingError as error:
                         stream.room.release()
@@ -92,6 +111,31 @@ class Inference:
         finally:
             for responses in tuple(stream.open):  # of tasks that were cancelled before they began
                 await responses.aclose()
+
+    async def _account(
+        self, stream: _Stream, message: Any, raw: list[Buffer], served: Served, call: Call, tenant: Tenant, text: bytes
+    ) -> None:
+        """A request of a stream that is somebody's, or waits for a permit; those of sequences keep their order."""
+        is_begun = False
+        try:
+            async with AsyncExitStack() as stack:
+                entering = accounted(self._plane, tenant, served, call, text, stream=True)
+                if served.config.sequence_batching is None:
+                    record = await stack.enter_async_context(entering)
+                    translated, responses = self._begin(message, raw, served, call, tenant)
+                else:
+                    async with stream.order:
+                        record = await stack.enter_async_context(entering)
+                        translated, responses = self._begin(message, raw, served, call, tenant)
+                is_begun = True
+                await stream.relay(served, translated, responses, record)
+        except ServingError as error:
+            if is_begun:
+                await stream.fail(served.config.name, message.id, error)
+            else:
+                await stream.refuse(message.id, error)
+        finally:
+            stream.room.release()
 
     def _begin(
         self, message: Any, raw: list[Buffer], served: Served, call: Call, tenant: Tenant
@@ -110,12 +154,21 @@ def parse(body: Buffer) -> tuple[Any, list[Buffer]]:
         raise InferenceError("Unable to parse request") from error
 
 
+def _text(body: Buffer, served: Served) -> bytes:
+    """What a model's tokens are estimated from; tensors have none."""
+    return bytes(body) if served.model.capabilities else b""
+
+
 class _Stream:
-    """The requests of one stream that are under way: `room` for more of them, the `open` responses."""
+    """The requests of one stream that are under way: `room` for more of them, the `open` responses.
+
+    `order` is held by whoever must begin before those that came later.
+    """
 
     def __init__(self, call: Call) -> None:
         self.room = asyncio.Semaphore(_MOST_UNDER_WAY)
         self.open: set[Responses] = set()
+        self.order = asyncio.Lock()
         self._call = call
         self._ends_on_error = call.metadata.get("triton_grpc_error") == "true"
         self._turn = asyncio.Lock()
@@ -126,25 +179,35 @@ class _Stream:
 
     async def answer(self, served: Served, translated: Translated, responses: Responses) -> None:
         """Write the responses of one request as they come."""
+        try:
+            await self.relay(served, translated, responses)
+        except ServingError as error:
+            await self.fail(served.config.name, translated.request.id, error)
+        finally:
+            self.open.discard(responses)
+            self.room.release()
+
+    async def relay(
+        self, served: Served, translated: Translated, responses: Responses, record: Exchange | None = None
+    ) -> None:
+        """As `answer`, with the marks of its record. Raises `ServingError` where the responses break off."""
         name, version = served.config.name, str(served.config.version)
         request_id = translated.request.id
         try:
             async for response in responses:
+                if record is not None:
+                    record.chunk()
                 if response.error is not None:
-                    await self._fail(name, request_id, response.error)
+                    await self.fail(name, request_id, response.error)
                 elif response.outputs or not served.is_decoupled:
                     message = messages.write(response, name, version, request_id, translated.wanted, streams=True)
                     await self._write(*message)
                 elif response.final and translated.ends_explicitly:
                     await self._write(messages.write_end(name, request_id), [])
-        except ServingError as error:
-            await self._fail(name, request_id, error)
         finally:
             await responses.aclose()
-            self.open.discard(responses)
-            self.room.release()
 
-    async def _fail(self, name: str, id: str, error: ServingError) -> None:
+    async def fail(self, name: str, id: str, error: ServingError) -> None:
         if self._ends_on_error:
             raise error
         await self._write(messages.write_end(name, id), [], error)

@@ -30,7 +30,7 @@ class Services:
 def services(plane: Plane, dataplane: DataPlane) -> Services:
     """KServe's service and gRPC's own of health."""
     entrance = _Entrance(plane)
-    inference = Inference(dataplane, entrance.admit_work, entrance.complete)
+    inference = Inference(plane, dataplane, entrance.admit_work, entrance.complete)
     checks = health.Health(lambda: readiness(plane)[0])
     rpcs = {**Rpcs(plane, dataplane, entrance.admit).table(), "ModelInfer": inference.infer}
     return Services(

@@ -29,10 +29,11 @@ def test_each_request_has_an_answer_and_a_name_of_its_own() -> None:
     assert sorted(names) == sorted(RECORDED)
 
 
-async def test_the_front_end_answers_as_triton_does() -> None:
+@pytest.mark.parametrize("is_listenable", [True, False], ids=["shortcut", "long way"])
+async def test_the_front_end_answers_as_triton_does(is_listenable: bool) -> None:
     prepare()
     try:
-        async with listening(*plane_over(REPOSITORY)) as port:
+        async with listening(*plane_over(REPOSITORY, is_listenable=is_listenable)) as port:
             # Configurations are completed by whoever loads the models, which nobody does here.
             found = await asyncio.to_thread(_differences, "127.0.0.1", port, frozenset({"configuration of"}))
     finally:

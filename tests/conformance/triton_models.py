@@ -211,13 +211,12 @@ _COMPLETED = {
 }
 
 
-def connect(config: ModelConfig, _endpoints: Endpoints, _models: Models) -> Model:
-    versioned = add_and_subtract if config.name.startswith("versioned") else _identity
-    return Model(config, ANSWERS.get(config.name, versioned))
-
-
-def plane_over(folder: Path, **settings: object) -> tuple[Plane, DataPlane]:
+def plane_over(folder: Path, *, is_listenable: bool = True, **settings: object) -> tuple[Plane, DataPlane]:
     """A data plane over the models of a repository that can be read."""
+
+    def connect(config: ModelConfig, _endpoints: Endpoints, _models: Models) -> Model:
+        versioned = add_and_subtract if config.name.startswith("versioned") else _identity
+        return Model(config, ANSWERS.get(config.name, versioned), is_listenable=is_listenable)
 
     def find_kind(_backend: str) -> Connect:
         return connect

@@ -13,17 +13,18 @@ from gateway.app import App
 from gateway.guest import GuestServer
 from gateway.kserve.dataplane import DataPlane
 from gateway.plane import Plane
-from gateway.wire import wired_protocol
+from gateway.protocol import wired_protocol
 
 
 @asynccontextmanager
 async def listening(plane: Plane, dataplane: DataPlane) -> AsyncIterator[int]:
     """The port at which the application serves."""
     listener = socket.create_server(("127.0.0.1", 0))
+    app = App(plane, dataplane)
     server = GuestServer(
         uvicorn.Config(
-            App(plane, dataplane),
-            http=wired_protocol(asyncio.get_running_loop()),
+            app,
+            http=wired_protocol(asyncio.get_running_loop(), app.shortcut),
             ws="none",
             lifespan="off",
             log_config=None,

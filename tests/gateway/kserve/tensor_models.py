@@ -10,8 +10,8 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
 
-from backends.config import Input, ModelConfig, Output, TransactionPolicy
-from backends.errors import Code, InferenceError
+from backends.config import Input, ModelConfig, Output, SequenceBatching, TransactionPolicy
+from backends.errors import Code, InferenceError, ServingError
 from backends.model import Endpoints, InferRequest, InferResponse, Models, State
 from backends.statistics import ModelStatistics
 from backends.tensors import Tensor
@@ -32,8 +32,9 @@ class Model:
     capabilities: frozenset[Any] = frozenset()
     parallelism = None
 
-    def __init__(self, config: ModelConfig, answer: Answer) -> None:
+    def __init__(self, config: ModelConfig, answer: Answer, *, is_listenable: bool = True) -> None:
         self.config = config
+        self.is_listenable = is_listenable
         self.requests: list[InferRequest] = []
         self.ended = 0
         self._answer = answer
@@ -60,6 +61,7 @@ class Model:
 
 class Responses:
     def __init__(self, model: Model, answers: AsyncIterator[InferResponse]) -> None:
+        self._listening: asyncio.Task[None] | None = None
         self._model = model
         self._answers = answers
         self._is_open = True
@@ -74,6 +76,23 @@ class Responses:
         self._model.ended += self._is_open
         self._is_open = False
         await self._answers.aclose()
+
+    def listen(self, listener: Callable[[InferResponse | ServingError], None]) -> None:
+        async def tell() -> None:
+            try:
+                answer: InferResponse | ServingError = await anext(self)
+            except ServingError as error:
+                answer = error
+            self._is_open = False
+            listener(answer)
+
+        self._listening = asyncio.create_task(tell())
+
+    def leave(self) -> None:
+        self._model.ended += self._is_open
+        self._is_open = False
+        if self._listening is not None:
+            self._listening.cancel()
 
 
 async def add_and_subtract(request: InferRequest) -> AsyncIterator[InferResponse]:
@@ -107,6 +126,16 @@ async def identity(request: InferRequest) -> AsyncIterator[InferResponse]:
     yield InferResponse([Tensor("OUTPUT0", tensor.datatype, tensor.shape, tensor.data)])
 
 
+async def wait(request: InferRequest) -> AsyncIterator[InferResponse]:
+    """What comes in goes out; 0 is never answered, a negative number is an error."""
+    (value,) = struct.unpack("<f", request.inputs[0].data)
+    if value == 0:
+        await asyncio.Event().wait()
+    if value < 0:
+        raise InferenceError("negative", Code.INVALID_ARG)
+    yield InferResponse([Tensor("OUTPUT0", "FP32", (1,), request.inputs[0].data)])
+
+
 _INT32 = [Input("INPUT0", "TYPE_INT32", (16,)), Input("INPUT1", "TYPE_INT32", (16,))]
 _OUTPUTS = [Output("OUTPUT0", "TYPE_INT32", (16,), label_filename="labels.txt"), Output("OUTPUT1", "TYPE_INT32", (16,))]
 CONFIGS: dict[str, tuple[ModelConfig, Answer]] = {
@@ -132,6 +161,15 @@ CONFIGS: dict[str, tuple[ModelConfig, Answer]] = {
             output=(Output("OUTPUT0", "TYPE_FP32", (-1,)),),
         ),
         identity,
+    ),
+    "waiter": (
+        ModelConfig(
+            "waiter",
+            "waiter",
+            input=(Input("INPUT0", "TYPE_FP32", (1,)),),
+            output=(Output("OUTPUT0", "TYPE_FP32", (1,)),),
+        ),
+        wait,
     ),
 }
 
