@@ -11,7 +11,7 @@ from backends.engine.continuation import Fields, by_flag, continued, limited
 from backends.engine.instances import instances, replica_count
 from backends.engine.replicas import EngineModel
 from backends.errors import InvalidRequest
-from backends.model import Capability, Endpoints, Models, OpenAIRequest, OpenAIResponse
+from backends.model import ENGINE_CAPABILITIES, Endpoints, Models, OpenAIRequest, OpenAIResponse
 from backends.simulator.options import Options, flags, read
 
 _START_SECONDS = 30.0
@@ -41,9 +41,7 @@ def launch(config: ModelConfig, *, runtime_dir: str) -> Sequence[Command]:
 def connect(config: ModelConfig, endpoints: Endpoints, models: Models) -> EngineModel:  # noqa: ARG001  # every kind's
     """The model in front of its processes; it offers every operation."""
     parallelism = _options(config).slots * replica_count(config, endpoints)
-    return EngineModel(
-        config, endpoints, capabilities=frozenset(Capability), parallelism=parallelism, adapter=_Adapter()
-    )
+    return EngineModel(config, endpoints, capabilities=ENGINE_CAPABILITIES, parallelism=parallelism, adapter=_Adapter())
 
 
 class _Adapter:

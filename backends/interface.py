@@ -8,7 +8,7 @@ Fields = dict[str, Any]
 
 _OF_A_REMOTE = ("max_batch_size", "input", "output", "model_transaction_policy")
 
-ENGINES = frozenset({"echo", "llamacpp", "openai", "sglang", "tensorrtllm", "transformers", "vllm"})
+ENGINES = frozenset({"echo", "llamacpp", "openai", "rag", "sglang", "tensorrtllm", "transformers", "vllm"})
 """The kinds of backend that generate text."""
 
 _FLAGS = (

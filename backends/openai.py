@@ -24,7 +24,7 @@ from backends.engine.instances import replica_count
 from backends.engine.llamacpp_server import Arguments
 from backends.engine.replicas import Adapter, EngineModel
 from backends.errors import InvalidRequest
-from backends.model import Capability, Endpoints, Headers, Models, OpenAIRequest, OpenAIResponse
+from backends.model import ENGINE_CAPABILITIES, Capability, Endpoints, Headers, Models, OpenAIRequest, OpenAIResponse
 
 _OWN_PARAMETERS = (
     *("api_key_env", "model", "capabilities", "max_inflight_requests"),
@@ -140,7 +140,7 @@ def _authorization(config: ModelConfig) -> Headers:
 def _capabilities(config: ModelConfig) -> frozenset[Capability]:
     names = config.parameters.get("capabilities", "")
     if not names:
-        return frozenset(Capability)
+        return ENGINE_CAPABILITIES
     try:
         return frozenset(Capability(name.strip()) for name in names.split(","))
     except ValueError as error:

@@ -23,6 +23,7 @@ from backends.pbtxt import PbtxtError, read_json, read_text
 from backends.validation import fault, refusal
 
 _DEFAULT_ARGUMENTS = "model.json"
+_ARGUMENTS = {"rag": "pipeline.json"}
 _DUPLICATE = "model appears in two or more repositories"
 
 
@@ -170,7 +171,7 @@ def _read(
             config,
             version=version,
             path=str(folder / str(version)),
-            arguments=_arguments(folder / str(version), fields["default_model_filename"]),
+            arguments=_arguments(folder / str(version), fields["default_model_filename"], config.backend),
         )
         for version in chosen
     ]
@@ -240,10 +241,10 @@ def _versions(folder: Path) -> Iterator[int]:
             yield int(digits)
 
 
-def _arguments(directory: Path, default_model_filename: str) -> dict[str, Any]:
+def _arguments(directory: Path, default_model_filename: str, backend: str) -> dict[str, Any]:
     """The engine arguments beside the model; a configuration that names a file must find it."""
     named = default_model_filename.endswith(".json")
-    file = directory / (default_model_filename if named else _DEFAULT_ARGUMENTS)
+    file = directory / (default_model_filename if named else _ARGUMENTS.get(backend, _DEFAULT_ARGUMENTS))
     if not named and not file.exists():
         return {}
     try:

@@ -8,7 +8,7 @@ from typing import cast
 from backends import kinds
 from backends.kinds import Kind
 
-KINDS = {**kinds.KINDS, "ensemble": "ensembles.graph"}
+KINDS = {**kinds.KINDS, "ensemble": "ensembles.graph", "rag": "ensembles.pipeline"}
 
 
 def find_kind(backend: str) -> Kind:

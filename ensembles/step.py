@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from backends.errors import ServingError
 from backends.model import Models, OpenAIRequest
 from ensembles.stores.filters import Filter
 from ensembles.stores.store import Chunk, Hit
@@ -30,7 +32,11 @@ class Turn:
     """One question on its way to an answer.
 
     `messages` are the request's, decoded; `query` is the question as it is searched by. `stores` are the ids of the
-    vector stores that may be searched. `timings` are seconds by step, `degraded` says by step why it was done without.
+    vector stores that may be searched. `limit` is how many passages are wanted, `weights` those of meaning and words
+    where the request says them; not `is_reranked`: the fused order is wanted. `embedder` is the model that the stores'
+    vectors are of; `embedded` is set once `vector` is there, or will not be. `prompt` are the messages for the
+    generator, `output_tokens` how long its answer may become, None where the request does not say. `timings` are
+    seconds by step, `degraded` says by step why it was done without.
     """
 
     request: OpenAIRequest
@@ -40,24 +46,37 @@ class Turn:
     condition: Filter | None = None
     limit: int = 10
     score_threshold: float = 0.0
+    weights: tuple[float, float] | None = None
+    is_reranked: bool = True
+    embedder: str = ""
+    embedded: asyncio.Event = field(default_factory=asyncio.Event)
     vector: bytes = b""
     passages: list[Passage] = field(default_factory=list)
-    context: str = ""
+    output_tokens: int | None = None
+    prompt: list[dict[str, Any]] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     degraded: dict[str, str] = field(default_factory=dict)
 
 
 class Searchable(Protocol):
-    """The vector stores that a step may search."""
+    """The vector stores that a step may search. All raise `ServingError`; cancelling one stops what it began."""
 
     async def dense(self, store: str, vector: bytes, limit: int, condition: Filter | None) -> list[Hit]: ...
     async def words(self, store: str, query: str, limit: int, condition: Filter | None) -> list[Hit]: ...
+    async def embed(self, texts: Sequence[str], embedder: str = "") -> list[bytes]: ...
 
 
 class Surroundings(Models, Protocol):
     """What a step may call: models by name, and the vector stores."""
 
-    library: Searchable
+    @property
+    def library(self) -> Searchable:
+        """Raises `Unavailable` where there is none."""
+        ...
+
+    def context_length(self, name: str) -> int | None:
+        """How many tokens a model's prompt and answer may have together, None where nobody knows."""
+        ...
 
 
 class Step(Protocol):
@@ -66,6 +85,11 @@ class Step(Protocol):
     async def run(self, turn: Turn) -> None:
         """Do the step's work on the turn. Raises `ServingError`; cancelling it stops all that it started."""
         ...
+
+
+def reason(error: ServingError) -> str:
+    """An error in a word, for `Turn.degraded`."""
+    return error.code or "failed"
 
 
 class StepModule(Protocol):

@@ -8,6 +8,7 @@ from pathlib import Path
 from backends.config import ModelConfig
 from backends.errors import InvalidRequest, ModelNotFound
 from backends.repository import BrokenModel, folders, load, load_one
+from ensembles.answering import recipe
 from ensembles.validation import refusal
 from gateway.settings import Settings
 
@@ -39,9 +40,22 @@ def choose(settings: Settings) -> list[ModelConfig | BrokenModel]:
     ]
 
 
+def is_composed(config: ModelConfig) -> bool:
+    """Whether a model is made of others, and has no endpoint of its own."""
+    return config.ensemble_scheduling is not None or config.backend == recipe.BACKEND
+
+
+def needs(config: ModelConfig) -> tuple[str, ...]:
+    """Those of its parts that a composed model cannot be without: all of an ensemble's, a pipeline's generator."""
+    found = parts(config)
+    return found if config.ensemble_scheduling is not None else found[:1]
+
+
 def parts(config: ModelConfig) -> tuple[str, ...]:
-    """The models that an ensemble names, each once; none where it is no ensemble."""
+    """The models that a composed model names, each once; none where it is none."""
     scheduling = config.ensemble_scheduling
+    if config.backend == recipe.BACKEND:
+        return recipe.models(config.arguments)
     return () if scheduling is None else tuple(dict.fromkeys(step.model_name for step in scheduling.step))
 
 

@@ -1,4 +1,4 @@
-"""Ensembles among the models that run: an ensemble is what its parts are."""
+"""Composed models among those that run: an ensemble is what its parts are, a pipeline what its generator is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from backends.config import ModelConfig, TransactionPolicy
 from backends.model import State
 from ensembles.validation import check, circle, is_decoupled
-from gateway.choice import parts
+from gateway.choice import is_composed, needs, parts
 from gateway.loading import LoadedModel
 from gateway.snapshot import ModelStatus
 
@@ -21,9 +21,11 @@ Models = Mapping[str, Sequence[LoadedModel]]
 
 
 def status(model: LoadedModel, models: Models) -> ModelStatus:
-    """What a version of a model is now; that of an ensemble follows from its parts', whatever became of them."""
-    if model.config.ensemble_scheduling is None or model.reason:
+    """What a version of a model is now; that of a composed one follows from its parts', whatever became of them."""
+    if model.reason or not is_composed(model.config):
         return model.status()
+    if model.config.ensemble_scheduling is None:
+        return _pipeline(model, models)
     state, reason = _state(model, models)
     return ModelStatus(
         model.completed or model.config,
@@ -77,7 +79,7 @@ def dependents(name: str, models: Models) -> list[str]:
     while waiting:
         part = waiting.pop()
         for other, versions in models.items():
-            if other not in found and other != name and any(part in parts(one.config) for one in versions):
+            if other not in found and other != name and any(part in needs(one.config) for one in versions):
                 found.append(other)
                 waiting.append(other)
     return found
@@ -113,8 +115,27 @@ def _state(model: LoadedModel, models: Models) -> tuple[State, str]:
     return State.READY, ""
 
 
+def _pipeline(model: LoadedModel, models: Models) -> ModelStatus:
+    """As ready as its generator: what else it asks it can do without for a while."""
+    config = model.config
+    (generator,) = needs(config)
+    versions = models.get(generator, ())
+    if not versions or any(one.config.backend == config.backend for one in versions):
+        fault = "is not loaded" if not versions else "is a pipeline itself"
+        reason = f"pipeline '{config.name}' answers by '{generator}', which {fault}"
+        return ModelStatus(config, State.FAILED, reason, created=model.created)
+    statuses = [status(version, models) for version in versions]
+    ready = [one for one in statuses if one.state is State.READY]
+    if ready:
+        return ModelStatus(config, State.READY, context_length=ready[-1].context_length, created=model.created)
+    if not all(map(_is_settled, versions, statuses)):
+        return ModelStatus(config, State.STARTING, created=model.created)
+    reason = f"pipeline '{config.name}' answers by '{generator}', which is not ready: {statuses[-1].reason}"
+    return ModelStatus(config, _worst(statuses), reason, created=model.created)
+
+
 def _is_settled(model: LoadedModel, found: ModelStatus) -> bool:
-    return model.settled if model.config.ensemble_scheduling is None else found.state is not State.STARTING
+    return found.state is not State.STARTING if is_composed(model.config) else model.settled
 
 
 def _completed(config: ModelConfig, *, is_decoupled: bool) -> ModelConfig:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from backends.errors import InvalidRequest
-from backends.model import Capability
+from backends.model import Capability, Models, OpenAIModel, OpenAIRequest, OpenAIResponse
 
 # JSON in English has about four bytes a token.
 _BYTES_A_TOKEN = 4
@@ -30,6 +30,8 @@ class Call:
     strip_usage: bool = False
     output_tokens: int | None = None
     cache_salt: object = None
+    dialect: Dialect | None = None
+    """Set where another way to answer than the path's own is asked for."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -110,6 +112,12 @@ GENERATING = frozenset({Capability.CHAT, Capability.COMPLETIONS, Capability.RESP
 """The operations whose answers are tokens."""
 
 
+class Answering(Protocol):
+    """What answers a request as a model does."""
+
+    async def respond(self, request: OpenAIRequest) -> OpenAIResponse: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """One operation. `operation` labels its metrics; a stream is whole when it ended with one of `ends`."""
@@ -119,3 +127,5 @@ class Dialect:
     read: Callable[[bytes], Call] = read_call
     ends: tuple[bytes, ...] = (b"data: [DONE]",)
     failure: Callable[[dict[str, Any]], bytes] = data_event
+    through: Callable[[OpenAIModel, Models], Answering] | None = None
+    """What stands before the model."""

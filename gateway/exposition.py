@@ -24,8 +24,10 @@ from prometheus_client.utils import floatToGoString
 
 from backends.model import State
 from backends.statistics import ModelStatistics
+from gateway.histogram import Histogram
+from gateway.pipeline_metrics import PipelineTally, families
 from gateway.snapshot import ModelStatus
-from gateway.telemetry import Histogram, ModelMetrics, Payload
+from gateway.telemetry import ModelMetrics, Payload
 from gateway.tenant_metrics import sums
 
 DEAD = "dead:"
@@ -44,6 +46,7 @@ def gateway_families(
     totals = _totals(payload for _, payload in parts)
     yield from _model_totals(totals.values())
     yield from _reroutings(totals.values())
+    yield from families(((total.name, total.pipeline) for total in totals.values() if total.pipeline), _observe)
     yield from _model_gauges(totals, [payload for _, payload in living])
     yield from _process_families(living)
     dropped = CounterMetricFamily("tritium_access_log_lines_dropped", "Access log lines that found no room.")
@@ -138,21 +141,19 @@ def _totals(payloads: Iterable[Payload]) -> dict[str, ModelMetrics]:
             _add_dict(total.rerouted, part.rerouted)
             _add_dict(total.fallbacks, part.fallbacks)
             _add_dict(total.errors, part.errors)
+            if part.pipeline is not None:
+                total.pipeline = total.pipeline or PipelineTally()
+                total.pipeline.add(part.pipeline)
             total.prompt_tokens += part.prompt_tokens
             total.completion_tokens += part.completion_tokens
             for field in _HISTOGRAMS:
-                _add_histogram(getattr(total, field), getattr(part, field))
+                getattr(total, field).add(getattr(part, field))
     return totals
 
 
 def _add_dict(total: dict[_Key, int], part: Mapping[_Key, int]) -> None:
     for key, value in part.items():
         total[key] = total.get(key, 0) + value
-
-
-def _add_histogram(total: Histogram, part: Histogram) -> None:
-    total.counts = [a + b for a, b in zip(total.counts, part.counts, strict=True)]
-    total.sum += part.sum
 
 
 def _model_totals(totals: Iterable[ModelMetrics]) -> Iterator[Metric]:

@@ -28,7 +28,7 @@ from backends.repository import BrokenModel, adopted, completed, gpus
 from backends.validation import fault, group_fault
 from backends.worker.options import OPTIONS_VARIABLE, Options
 from ensembles.kinds import find_kind
-from gateway.choice import version_stamp
+from gateway.choice import is_composed, version_stamp
 from gateway.settings import Settings
 from gateway.snapshot import ModelStatus
 
@@ -201,7 +201,8 @@ def _replace(config: ModelConfig, before: LoadedModel | None, place: Place, gene
     model = LoadedModel(config, naming=naming.read(config), file_seen=look(config))
     if before is not None:
         model.created = before.created
-    if config.ensemble_scheduling is not None:
+    if is_composed(config):
+        find_kind(config.backend).launch(config, runtime_dir="")
         return model
     if config.backend in DEFAULT_FILENAMES:
         model.stamp = version_stamp(Path(config.path))

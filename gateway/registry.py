@@ -15,7 +15,15 @@ from backends.config import ModelConfig
 from backends.engine import naming
 from backends.engine.naming import Naming
 from backends.engine.replicas import EngineModel
-from backends.errors import Code, InferenceError, ModelNotFound, ModelNotReady, ServingError, UnsupportedOperation
+from backends.errors import (
+    Code,
+    InferenceError,
+    ModelNotFound,
+    ModelNotReady,
+    ServingError,
+    Unavailable,
+    UnsupportedOperation,
+)
 from backends.model import (
     Capability,
     Counted,
@@ -30,6 +38,7 @@ from backends.model import (
     TensorModel,
 )
 from backends.statistics import ModelStatistics
+from ensembles.library import Library
 from gateway.admission import Gate
 from gateway.snapshot import ModelStatus, Snapshot
 
@@ -76,7 +85,24 @@ class Registry:
         self._loads: Mapping[str, Load] = {}
         self.settled = False
         self.control: ModelControl | None = None
+        self._library: Library | None = None
         self.snapshot_number = 0
+
+    @property
+    def library(self) -> Library:
+        """The files and vector stores that pipelines search. Raises `Unavailable` where there are none."""
+        if self._library is None:
+            raise Unavailable("This process has no vector stores.")
+        return self._library
+
+    @library.setter
+    def library(self, library: Library) -> None:
+        self._library = library
+
+    def context_length(self, name: str) -> int | None:
+        """Of a model and each of its answers together, as far as it says."""
+        entry = self._entries.get(self._aliases.get(name, name))
+        return None if entry is None else entry.status.context_length
 
     def apply(self, snapshot: Snapshot) -> None:
         """Take over a snapshot. An unchanged configuration keeps its connections.

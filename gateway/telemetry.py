@@ -23,6 +23,8 @@ import msgspec
 from backends.errors import ServingError
 from backends.model import Route
 from backends.statistics import ModelStatistics
+from gateway.histogram import Histogram
+from gateway.pipeline_metrics import PipelineTally
 from gateway.tenant_metrics import Tallies, Tally
 
 UNKNOWN = "unknown"
@@ -46,22 +48,6 @@ _REQUEST_ID_BYTES = 128
 _VISIBLE = bytes(range(0x21, 0x7F))
 
 
-class Histogram(msgspec.Struct):
-    """Observed seconds. `counts[i]` holds those up to `bounds[i]` that no earlier bound holds; the last is open."""
-
-    bounds: tuple[float, ...]
-    counts: list[int]
-    sum: float = 0.0
-
-    @classmethod
-    def empty(cls, bounds: tuple[float, ...]) -> Histogram:
-        return cls(bounds, [0] * (len(bounds) + 1))
-
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.sum += seconds
-
-
 class ModelMetrics(msgspec.Struct):
     """One model's numbers in one process. `in_flight` and `queued` are of this moment; the rest only grows."""
 
@@ -78,6 +64,7 @@ class ModelMetrics(msgspec.Struct):
     """By the model that was asked instead."""
     rerouted: dict[str, int] = {}
     """What was done for requests whose engine failed them: retries, hedges, resumes, ejections."""
+    pipeline: PipelineTally | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
     queue_wait: Histogram = msgspec.field(default_factory=lambda: Histogram.empty(QUEUE_WAIT_BOUNDS))
@@ -350,6 +337,9 @@ class Exchange:
         return True
 
     def _count_route(self, route: Route) -> None:
+        if route.pipelined is not None:
+            tally = self.metrics.pipeline = self.metrics.pipeline or PipelineTally()
+            tally.count(route.pipelined)
         if not route.failures and not route.hedges:
             return
         rerouted = self.metrics.rerouted

@@ -9,9 +9,9 @@ from backends.model import Frame, Responses, Write
 
 
 class Composed:
-    """A `Body`: what `events` yields, made of `responses`, which end with it."""
+    """A `Body`: what `events` yields; `responses`, where it is made of some, end with it."""
 
-    def __init__(self, events: AsyncGenerator[bytes, None], responses: Responses) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None], responses: Responses | None = None) -> None:
         self._events = events
         self._responses = responses
 
@@ -29,4 +29,5 @@ class Composed:
 
     async def aclose(self) -> None:
         await self._events.aclose()
-        await self._responses.aclose()
+        if self._responses is not None:
+            await self._responses.aclose()

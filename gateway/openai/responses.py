@@ -19,20 +19,29 @@ from backends.errors import (
     UpstreamProtocolError,
 )
 from backends.model import Capability, OpenAIModel, OpenAIRequest, OpenAIResponse
+from ensembles.answering.response_request import asks_for_file_search
+from ensembles.file_search import before
 from gateway import access
-from gateway.dialect import Dialect, named_event
+from gateway.dialect import Call, Dialect, named_event, read_call
 from gateway.errors import envelope, from_engine
 from gateway.events import Events
 from gateway.operations import MODEL, STREAM, Operation
 from gateway.plane import Plane
 from gateway.registry import Entry
 
-RESPONSES = Dialect(
-    "responses",
-    Capability.RESPONSES,
-    ends=(b"event: response.completed", b"event: response.incomplete", b"event: response.failed", b"event: error"),
-    failure=named_event,
-)
+_ENDS = (b"event: response.completed", b"event: response.incomplete", b"event: response.failed", b"event: error")
+
+
+def read_response(body: bytes) -> Call:
+    """As any call; one with a file search among its tools is answered from a chat. Raises `InvalidRequest`."""
+    call = read_call(body)
+    if asks_for_file_search(body):
+        call.dialect = FILE_SEARCH
+    return call
+
+
+RESPONSES = Dialect("responses", Capability.RESPONSES, read=read_response, ends=_ENDS, failure=named_event)
+FILE_SEARCH = Dialect("responses", Capability.CHAT, ends=_ENDS, failure=named_event, through=before)
 
 # No such response, or an engine that keeps none and has no such route.
 _UNKNOWN = frozenset({404, 405, 501})

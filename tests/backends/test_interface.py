@@ -4,13 +4,14 @@ import pytest
 
 from backends.errors import InvalidRequest
 from backends.interface import ENGINES, INPUTS, OUTPUTS, adopt, complete
-from backends.kinds import KINDS, WORKER_KINDS
+from backends.kinds import WORKER_KINDS
 from backends.repository import adopted, completed, load
+from ensembles.kinds import KINDS
 from tests.servers import echo_repository
 
 
-def test_every_kind_is_an_engine_or_runs_in_workers_or_is_remote() -> None:
-    assert ENGINES | WORKER_KINDS | {"kserve"} == KINDS.keys()
+def test_every_kind_is_an_engine_or_runs_in_workers_or_is_remote_or_composed() -> None:
+    assert ENGINES | WORKER_KINDS | {"ensemble", "kserve"} == KINDS.keys()
 
 
 def test_an_engine_without_tensors_gets_those_of_tritons_backends(tmp_path) -> None:

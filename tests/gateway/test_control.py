@@ -16,9 +16,10 @@ from backends.statistics import ModelStatistics
 from gateway.children import ServerChild
 from gateway.control import Control, burden
 from gateway.fleet import Burden, Fleet
+from gateway.histogram import Histogram
 from gateway.settings import Settings
 from gateway.snapshot import Account, Action, Ask, Loads, Queue, Reload
-from gateway.telemetry import Histogram, Payload
+from gateway.telemetry import Payload
 from tests.servers import echo_repository
 
 pytestmark = pytest.mark.slow  # an engine is started and stopped

@@ -4,7 +4,8 @@ from prometheus_client import Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.exposition import DEAD, engine_families, fold, gateway_families
-from gateway.telemetry import LAG_BOUNDS, REROUTINGS, Histogram, ModelMetrics, Payload
+from gateway.histogram import Histogram
+from gateway.telemetry import LAG_BOUNDS, REROUTINGS, ModelMetrics, Payload
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

@@ -10,7 +10,17 @@ import httpx
 
 from backends.config import ModelConfig
 from backends.engine.replicas import EngineModel
-from backends.model import Capability, Endpoint, Endpoints, Frame, Models, OpenAIRequest, OpenAIResponse, State, Write
+from backends.model import (
+    ENGINE_CAPABILITIES,
+    Endpoint,
+    Endpoints,
+    Frame,
+    Models,
+    OpenAIRequest,
+    OpenAIResponse,
+    State,
+    Write,
+)
 from gateway.access_log import NoLog
 from gateway.app import App
 from gateway.plane import Plane
@@ -51,7 +61,7 @@ class Made(EngineModel):
     """A model that answers what it is told to, and keeps what it was asked."""
 
     def __init__(self, config: ModelConfig, endpoints: Endpoints, answering: Answering) -> None:
-        super().__init__(config, endpoints, capabilities=frozenset(Capability), parallelism=None)
+        super().__init__(config, endpoints, capabilities=ENGINE_CAPABILITIES, parallelism=None)
         self._answering = answering
         self.asked: list[OpenAIRequest] = []
 

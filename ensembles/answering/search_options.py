@@ -1,0 +1,36 @@
+"""How a request says what is searched: the fields of OpenAI's file search tool."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+MOST_RESULTS = 50
+
+Weight = Annotated[float, Meta(ge=0)]
+
+
+class HybridSearch(msgspec.Struct, frozen=True):
+    """What meaning and words count for."""
+
+    embedding_weight: Weight
+    text_weight: Weight
+
+
+class RankingOptions(msgspec.Struct, frozen=True):
+    """`ranker` is OpenAI's: `auto`, `none` (the reranker is left out) or the name of a version of theirs."""
+
+    ranker: str | None = None
+    score_threshold: Annotated[float, Meta(ge=0, le=1)] | None = None
+    hybrid_search: HybridSearch | None = None
+
+
+class Search(msgspec.Struct):
+    """The stores, and which passages of them are wanted; nothing given: as the pipeline has it."""
+
+    vector_store_ids: list[str] = []
+    max_num_results: Annotated[int, Meta(ge=1, le=MOST_RESULTS)] | None = None
+    filters: dict[str, Any] | None = None
+    ranking_options: RankingOptions | None = None

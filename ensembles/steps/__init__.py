@@ -1,0 +1,1 @@
+"""The steps of a retrieval pipeline, one file each; none knows another."""
