@@ -1,4 +1,4 @@
-"""Server processes, kept running by the supervisor: started, told, asked, restarted, drained."""
+"""Server processes and the ingester, kept running by the supervisor: started, told, asked, restarted, drained."""
 
 from __future__ import annotations
 
@@ -60,14 +60,15 @@ class Timing:
 class ServerChild:
     """One server process on its own listening socket (and one for gRPC), from life to life; `run` is the whole of it.
 
-    The sockets stay open here as well, so that connections wait for the next life in their queues.
+    The sockets stay open here as well, so that connections wait for the next life in their queues. A process that
+    serves nobody has no `listener`, and another `name` in the log.
     `serving` is set while it accepts connections. What it counts goes to `ledger`; what it asks, `answer` answers.
     """
 
     def __init__(
         self,
         index: int,
-        listener: socket.socket,
+        listener: socket.socket | None,
         snapshot: Callable[[], Snapshot],
         ledger: Ledger,
         *,
@@ -76,8 +77,10 @@ class ServerChild:
         timing: Timing | None = None,
         answer: Answer | None = None,
         grpc_listener: socket.socket | None = None,
+        name: str = "",
     ) -> None:
         self.index = index
+        self.name = name or f"server process {index}"
         self.serving = asyncio.Event()
         self.pid: int | None = None
         self._listener = listener
@@ -133,9 +136,9 @@ class ServerChild:
             futile = 0 if self.serving.is_set() else futile + 1
             self.serving.clear()
             if futile >= timing.futile_lives:
-                _logger.error("server process %d: %s; given up after %d starts", self.index, reason, futile)
+                _logger.error("%s: %s; given up after %d starts", self.name, reason, futile)
                 return
-            _logger.warning("server process %d: %s; it is started again", self.index, reason)
+            _logger.warning("%s: %s; it is started again", self.name, reason)
             delay_seconds = min(timing.first_delay_seconds * 2.0**futile, timing.longest_delay_seconds)
             with suppress(TimeoutError):  # a drain ends the wait
                 async with asyncio.timeout(delay_seconds * random.uniform(1.0, 1.5)):  # noqa: S311  # no secret
@@ -164,16 +167,16 @@ class ServerChild:
             self._ledger.bury(str(self.index))
 
     async def _start(self, control: int) -> Process:
-        listener = self._listener.fileno()
-        grpc = () if self._grpc_listener is None else (self._grpc_listener.fileno(),)
+        sockets = {"--listen-fd": self._listener, "--grpc-fd": self._grpc_listener}
+        numbers = {option: sock.fileno() for option, sock in sockets.items() if sock is not None}
         return await create_subprocess_exec(
             # Killed with its parent: one that hangs would not notice the end of its channel.
             *(sys.executable, "-I", "-S", guard.__file__, "--exec", "--", *self._argv),
-            *("--listen-fd", str(listener), "--control-fd", str(control), "--index", str(self.index)),
-            *(part for number in grpc for part in ("--grpc-fd", str(number))),
+            *("--control-fd", str(control), "--index", str(self.index)),
+            *(part for option, number in numbers.items() for part in (option, str(number))),
             stdin=DEVNULL,
             env={**os.environ, **self._environment},
-            pass_fds=(listener, control, *grpc),
+            pass_fds=(control, *numbers.values()),
         )
 
     async def _wait_for_drain(self) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from backends.errors import ModelNotReady
 from backends.model import Capability
 from ensembles.library import Library, Place
@@ -11,8 +13,16 @@ from gateway.settings import Settings
 
 def library_of(settings: Settings, registry: Registry) -> Library:
     """Nothing is opened, or made, before it is asked for something. Who makes it closes it."""
-    place = Place(settings.data_dir, settings.database_url or "", settings.vector_store_url or "")
-    return Library(place, registry, lambda: settings.embedder or first_embedder(registry))
+    return Library(place_of(settings), registry, embedder_of(settings, registry))
+
+
+def place_of(settings: Settings) -> Place:
+    return Place(settings.data_dir, settings.database_url or "", settings.vector_store_url or "")
+
+
+def embedder_of(settings: Settings, registry: Registry) -> Callable[[], str]:
+    """Names the model of new vector stores. Raises `ModelNotReady` while there is none."""
+    return lambda: settings.embedder or first_embedder(registry)
 
 
 def first_embedder(registry: Registry) -> str:

@@ -24,6 +24,7 @@ from gateway.cache_salt import CacheSalt
 from gateway.children import SERVER_ARGV, ServerChild
 from gateway.control import Control, burden
 from gateway.fleet import Fleet
+from gateway.ingestion import Ingestion
 from gateway.kserve.tls import tls_context
 from gateway.loads import LoadWatch
 from gateway.metrics import Ledger, MetricsServer
@@ -99,6 +100,7 @@ class _Supervisor:
             )
             for index, listener in enumerate(listeners)
         ]
+        self._ingestion = Ingestion(settings, settings_json, lambda: self._snapshot)
         self._metrics = MetricsServer(
             settings.host,
             settings.metrics_port,
@@ -115,6 +117,7 @@ class _Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._control.reload_soon)
         servers: list[asyncio.Task[None]] = []
         watching: list[asyncio.Task[None]] = []
+        ingesting: list[asyncio.Task[None]] = []
         try:
             if self._settings.allow_metrics:
                 await self._metrics.start()
@@ -124,16 +127,17 @@ class _Supervisor:
                 works.append(self._fleet.poll())
             watching = [asyncio.create_task(work) for work in works]
             servers = [asyncio.create_task(child.run(), name=f"server {child.index}") for child in self._children]
+            ingesting = [asyncio.create_task(self._ingestion.run())]
             # Only a server process that is given up, or a fault of ours, ends one of the others.
-            ends: list[asyncio.Future[int] | asyncio.Future[None]] = [self._exit, *servers, *watching]
+            ends: list[asyncio.Future[int] | asyncio.Future[None]] = [self._exit, *servers, *watching, *ingesting]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            for task in (*servers, *watching):
+            for task in (*servers, *watching, *ingesting):
                 if task.done():
                     task.result()
-            await self._drain(servers)
+            await self._drain([*servers, *ingesting])
             return self._exit.result() if self._exit.done() else 1
         finally:
-            await self._end([*servers, *self._control.tasks()])
+            await self._end([*servers, *ingesting, *self._control.tasks()])
             await self._end(self._fleet.tasks())
             await self._end(watching)
             sys.stderr.write(failures(self._fleet.statuses()))
@@ -163,6 +167,7 @@ class _Supervisor:
             self._fleet.snapshot_number = self._snapshot.number
             for child in self._children:
                 child.notify()
+            self._ingestion.child.notify()
             self._fleet.notice()
             if settled:
                 self._settled.set()
@@ -204,6 +209,7 @@ class _Supervisor:
     def _tell(self, loads: Loads) -> None:
         for child in self._children:
             child.tell(loads)
+        self._ingestion.child.tell(loads)
 
     async def _counters(self) -> list[tuple[str, bytes]]:
         await asyncio.gather(*(child.collect(_SCRAPE_SECONDS) for child in self._children))
@@ -215,6 +221,7 @@ class _Supervisor:
             listener.close()
         for child in self._children:
             child.drain(self._settings.exit_timeout_secs)
+        self._ingestion.drain()
         await self._wait(servers, self._settings.exit_timeout_secs + _DRAIN_SLACK_SECONDS)
 
     async def _end(self, tasks: Sequence[asyncio.Task[Any]]) -> None:

@@ -1,0 +1,66 @@
+"""The background optimiser: indices take in what bursts have left outside, one store at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from time import monotonic
+
+from backends.errors import NotFound, Unavailable
+from ensembles.library import Library
+
+_log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.5
+_QUIET_SECONDS = 1.5
+_MOST_CHUNKS = 5000
+_AGAIN_SECONDS = 600.0
+
+
+@dataclass(slots=True)
+class _Change:
+    chunks: int = 0
+    last_at: float = 0.0
+
+
+class Optimiser:
+    """Optimises stores after bursts, amid long ones, and now and then all that this process has seen.
+
+    The last is for what was deleted: stores let go of it only then.
+    """
+
+    def __init__(self, library: Library, *, again_seconds: float = _AGAIN_SECONDS) -> None:
+        self._library = library
+        self._again_seconds = again_seconds
+        self._changes: dict[str, _Change] = {}
+        self._done_at: dict[str, float] = {}
+
+    def note(self, store_id: str, chunks: int) -> None:
+        """So many chunks were put into a store."""
+        change = self._changes.setdefault(store_id, _Change())
+        change.chunks += chunks
+        change.last_at = monotonic()
+
+    async def run(self) -> None:
+        """Optimise whenever it is worth it, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            for store_id in self._due(monotonic()):
+                self._changes.pop(store_id, None)
+                try:
+                    await self._library.optimise(store_id)
+                    self._done_at[store_id] = monotonic()
+                except NotFound:
+                    self._done_at.pop(store_id, None)
+                except Unavailable as error:
+                    _log.warning("%s could not be optimised: %s", store_id, error.message)
+                    self.note(store_id, 0)
+
+    def _due(self, now: float) -> list[str]:
+        changed = [
+            store_id
+            for store_id, change in self._changes.items()
+            if change.chunks >= _MOST_CHUNKS or now - change.last_at >= _QUIET_SECONDS
+        ]
+        return changed or [each for each, at in self._done_at.items() if now - at >= self._again_seconds]

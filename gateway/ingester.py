@@ -1,0 +1,142 @@
+"""The ingester: a process that takes snapshots as server processes do, serves nobody, and does the library's jobs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import hashlib
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvloop
+
+from ensembles.ingest.jobs import Ingester
+from ensembles.ingest.parsers import Parsers
+from ensembles.kinds import find_kind
+from gateway.channel import Channel
+from gateway.library import embedder_of, library_of
+from gateway.registry import Registry
+from gateway.settings import Settings
+from gateway.snapshot import Account, Counters, Drain, Inspect, Loads, Scrape, Serving, Snapshot
+
+SETTINGS_VARIABLE = "TRITIUM_SERVER_SETTINGS"
+
+_MOST_PARSERS = 4
+_LOCK_SECONDS = 0.25
+
+
+class IngesterProcess:
+    """One ingester, led by one control channel."""
+
+    def __init__(self, settings: Settings, channel: Channel) -> None:
+        self._settings = settings
+        self._channel = channel
+        self._registry = Registry(
+            lambda backend: find_kind(backend).connect, share=settings.workers, max_queue_size=settings.max_queue_size
+        )
+        self._library = library_of(settings, self._registry)
+        self._registry.library = self._library
+        self._leaving = asyncio.Event()
+
+    async def run(self) -> int:
+        """Work until told to leave (0) or until the supervisor is gone (1)."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._leaving.set)
+        for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal: the supervisor has them too
+            loop.add_signal_handler(number, lambda: None)
+        following = asyncio.create_task(self._follow())
+        leaving = asyncio.create_task(self._leaving.wait())
+        working = asyncio.create_task(self._work())
+        try:
+            await asyncio.wait((following, leaving, working), return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                working.result()  # it ends by a fault of ours alone: the process starts anew
+            return 0 if leaving.done() else 1
+        finally:
+            for task in (following, leaving, working):
+                task.cancel()
+            await asyncio.wait((following, leaving, working))
+            await self._library.close()
+            self._registry.close()
+
+    async def _follow(self) -> None:
+        """Do what the supervisor says, until its end of the channel closes."""
+        while True:
+            try:
+                message = await self._channel.receive()
+            except EOFError:
+                return
+            if isinstance(message, Snapshot):
+                self._registry.apply(message)
+                await self._channel.send(Serving(os.getpid()))
+            elif isinstance(message, Scrape):
+                await self._channel.send(Counters(message.id, b""))
+            elif isinstance(message, Loads):
+                self._registry.hear(message.loads)
+            elif isinstance(message, Inspect):
+                await self._channel.send(self._account(message))
+            elif isinstance(message, Drain):
+                self._leaving.set()
+
+    def _account(self, question: Inspect) -> Account:
+        work = {address: count for address, count in self._registry.work().items() if count}
+        return Account(question.id, self._registry.snapshot_number, in_flight=work)
+
+    async def _work(self) -> None:
+        async with _alone(self._settings) as name:
+            parsers = Parsers(min(_MOST_PARSERS, os.cpu_count() or 1))
+            embedder = embedder_of(self._settings, self._registry)
+            await Ingester(self._library, self._registry, embedder, parsers, worker=name).run()
+
+
+@asynccontextmanager
+async def _alone(settings: Settings) -> AsyncIterator[str]:
+    """Be the only ingester of this data directory on this machine, by a name that the next one will have as well.
+
+    So whoever comes after one that was killed takes over its files at once, and never those of one that lives.
+    """
+    folder = settings.data_dir.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    host = socket.gethostname()
+    descriptor = os.open(folder / f"ingester-{host}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(_LOCK_SECONDS)
+        yield f"{host}-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"
+    finally:
+        os.close(descriptor)
+
+
+async def _run(control_fd: int) -> int:
+    settings = Settings.model_validate_json(os.environ.pop(SETTINGS_VARIABLE))
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    channel = await Channel.open(socket.socket(fileno=control_fd))
+    return await IngesterProcess(settings, channel).run()
+
+
+def main() -> None:
+    """Entry point of `python -m gateway.ingester`, which only the supervisor starts."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--index", type=int, default=0)
+    arguments = parser.parse_args()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    sys.exit(uvloop.run(_run(arguments.control_fd)))
+
+
+if __name__ == "__main__":
+    main()
