@@ -238,7 +238,8 @@ async def _invalid_request(request: Request, error: Exception) -> Response:
     """A parameter that FastAPI refuses, in the envelope of all other errors."""
     assert isinstance(error, RequestValidationError)
     fault = error.errors()[0]
-    param = str(fault["loc"][-1])
+    # What stands behind the field in a body is pydantic's way through it; a number alone is a place in broken JSON.
+    param = next((name for name in fault["loc"][1:] if isinstance(name, str)), str(fault["loc"][0]))
     return await _serving_error(request, InvalidRequest(f"Invalid '{param}': {fault['msg']}.", param=param))
 
 

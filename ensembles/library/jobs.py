@@ -12,7 +12,7 @@ from ensembles.library.removal import give_up
 from ensembles.records.rows import ErrorCode, Job
 from ensembles.stores.store import Attributes, Chunk
 
-_PUT_SECONDS = 300.0
+_PUT_SECONDS = 120.0
 _FLOAT_BYTES = 4
 
 

@@ -79,13 +79,13 @@ class Library:
         """A vector (little-endian float32) of each text, by one request to the embedder. Cancelling it cancels that."""
         return await embed(self._models, embedder or self._embedder(), texts)
 
+    async def optimise(self, store: str) -> None:
+        """Make searches in a vector store fast after many changes. Raises `NotFound` while it holds nothing."""
+        await (await self._opening.shelves()).store.optimise(store)
+
     async def sweep(self) -> None:
         """Finish what was interrupted and delete what has expired. The ingester does it now and then."""
         await sweep(self._opening)
-
-    async def optimise(self, store_id: str) -> None:
-        """Make searches in a store fast again after many changes. One process at a time does it."""
-        await (await self._opening.shelves()).store.optimise(store_id)
 
     async def close(self) -> None:
         """Close connections. Nothing may be asked after it."""

@@ -198,7 +198,7 @@ def _seconds(fields: dict[str, str]) -> int | None:
 
 def _safe(filename: str) -> str:
     """The name without folders and control characters: it is shown to others, and never used as a path."""
-    name = _UNFIT.sub("", re.split(r"[/\\]", filename.replace('%22', '"'))[-1]).strip()
+    name = _UNFIT.sub("", re.split(r"[/\\]", filename.replace("%22", '"'))[-1]).strip()
     return name[-_FILENAME_CHARACTERS:] or "file"
 
 
