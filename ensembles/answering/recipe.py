@@ -23,7 +23,7 @@ Steps = dict[str, dict[str, Any]]
 class Recipe(msgspec.Struct, frozen=True):
     """`stores` are ids or names of vector stores, `documents` files to be kept in a store of the pipeline's name.
 
-    Without an `embedder` it is the one that the stores' vectors are of; without a `reranker` the fused order stands.
+    `embedder` is for stores that do not say whose vectors they hold; without a `reranker` the fused order stands.
     `top_k` passages go to the generator. Where the best one's likeness to the question (the reranker's score, else the
     cosine) is below `abstain_below`, or nothing was found, the answer is `abstention`, and nothing is generated.
     """

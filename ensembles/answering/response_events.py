@@ -69,8 +69,8 @@ class Response:
             search["results"] = search_results(cited.turn.passages)
         self.object["output"].append(search)
         place = {"item_id": search["id"], "output_index": 0}
-        done = self._event("output_item.done", output_index=0, item=search)
-        return self._event("file_search_call.completed", **place) + done
+        completed = self._event("file_search_call.completed", **place)
+        return completed + self._event("output_item.done", output_index=0, item=search)
 
     def open(self) -> bytes:
         """The message begins."""

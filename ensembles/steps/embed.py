@@ -12,7 +12,7 @@ from ensembles.step import Surroundings, Turn
 
 
 class Options(msgspec.Struct, frozen=True):
-    """`model` where it shall be another one than the stores say; `prefix` is what it wants before a question."""
+    """`model` is for stores that do not say whose vectors they hold; `prefix` is what it wants before a question."""
 
     model: str = ""
     prefix: str = ""
@@ -31,5 +31,5 @@ class Embed:
 
     async def run(self, turn: Turn) -> None:
         options = self._options
-        model = options.model or turn.embedder
+        model = turn.embedder or options.model
         (turn.vector,) = await self._surroundings.library.embed([options.prefix + turn.query], model)
