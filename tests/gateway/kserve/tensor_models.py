@@ -162,6 +162,16 @@ CONFIGS: dict[str, tuple[ModelConfig, Answer]] = {
         ),
         identity,
     ),
+    "sequence": (
+        ModelConfig(
+            "sequence",
+            "sequence",
+            input=(Input("INPUT0", "TYPE_FP32", (-1,)),),
+            output=(Output("OUTPUT0", "TYPE_FP32", (-1,)),),
+            sequence_batching=SequenceBatching(),
+        ),
+        identity,
+    ),
     "waiter": (
         ModelConfig(
             "waiter",
