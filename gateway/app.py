@@ -240,7 +240,8 @@ async def _invalid_request(request: Request, error: Exception) -> Response:
     fault = error.errors()[0]
     # What stands behind the field in a body is pydantic's way through it; a number alone is a place in broken JSON.
     param = next((name for name in fault["loc"][1:] if isinstance(name, str)), str(fault["loc"][0]))
-    return await _serving_error(request, InvalidRequest(f"Invalid '{param}': {fault['msg']}.", param=param))
+    told = fault["msg"].removeprefix("Value error, ")
+    return await _serving_error(request, InvalidRequest(f"Invalid '{param}': {told}.", param=param))
 
 
 async def _serving_error(_request: Request, error: Exception) -> Response:

@@ -70,10 +70,16 @@ def test_the_document_has_every_path_there_is(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     stored = {"/v1/responses/{response_id}", "/v1/responses/{response_id}/cancel"}
     own = {"/v1/models", "/v1/models/{name}", "/health", "/health/live", "/health/ready", "/version"}
+    files = {"/v1/files", "/v1/files/{file_id}", "/v1/files/{file_id}/content"}
+    store = "/v1/vector_stores/{vector_store_id}"
+    of_file = {f"{store}/files", f"{store}/files/{{file_id}}", f"{store}/files/{{file_id}}/content"}
+    batch = f"{store}/file_batches/{{batch_id}}"
+    stores = {"/v1/vector_stores", store, f"{store}/search", *of_file}
+    batches = {f"{store}/file_batches", batch, f"{batch}/cancel", f"{batch}/files"}
     told = {f"/admin/{name}" for name in ("endpoints", "queue", "decisions", "models", "reload")}
     admin = {*told, "/admin/models/{name}/{action}"}
     told = {path for path in document["paths"] if not path.startswith("/v2") or path in HOT}
-    assert told == {*HOT, *own, *stored, *admin}
+    assert told == {*HOT, *own, *stored, *admin, *files, *stores, *batches}
     assert {"/v2", "/v2/models/{model}/versions/{version}/infer", "/v2/repository/index"} <= set(document["paths"])
     assert set(document["paths"]["/v1/responses/{response_id}"]) == {"get", "delete"}
 
