@@ -16,12 +16,18 @@ from ensembles.answering.search_options import Search
 from ensembles.options import decode
 from ensembles.texts import text_of
 
+_MOST_PASSAGES = 1000
+
 
 class RagQuery(Search, kw_only=True):
-    """A question; `messages` are the conversation before it, for pipelines that rewrite."""
+    """A question; `messages` are the conversation before it, for pipelines that rewrite.
+
+    No model has to read the passages, so that there may be more of them than OpenAI's search gives.
+    """
 
     model: str
     query: Annotated[str, Meta(min_length=1)]
+    max_num_results: Annotated[int, Meta(ge=1, le=_MOST_PASSAGES)] | None = None
     messages: list[dict[str, Any]] = msgspec.field(default_factory=list)
 
 

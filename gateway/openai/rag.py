@@ -17,7 +17,7 @@ OPERATIONS = (
             "model": MODEL,
             "query": {**TEXT, "minLength": 1},
             "vector_store_ids": {"type": "array", "items": TEXT},
-            "max_num_results": {"type": "integer", "minimum": 1, "maximum": 50},
+            "max_num_results": {"type": "integer", "minimum": 1, "maximum": 1000},
             "filters": {"anyOf": [{"type": "object"}, {"type": "null"}]},
             "ranking_options": {"anyOf": [{"type": "object"}, {"type": "null"}]},
         },
