@@ -60,7 +60,7 @@ class Pipeline:
         self.gate: Gate | None = None
         self._house = house
         self._recipe = recipe.read(config)
-        self._chain = Chain(self._recipe, house, self._generator)
+        self._chain = Chain(self._recipe, house, self._generator, own=config.name if self._recipe.documents else "")
 
     def ready(self) -> bool:
         """Whether its generator is: what else it asks it can do without, or says that it cannot."""

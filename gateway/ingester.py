@@ -13,10 +13,15 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import uvloop
 
+from backends.config import ModelConfig
+from backends.errors import ServingError
+from backends.model import State
+from ensembles.answering.documents import keep
+from ensembles.answering.recipe import brings_documents
 from ensembles.ingest.jobs import Ingester
 from ensembles.ingest.parsers import Parsers
 from ensembles.kinds import find_kind
@@ -30,6 +35,9 @@ SETTINGS_VARIABLE = "TRITIUM_SERVER_SETTINGS"
 
 _MOST_PARSERS = 4
 _LOCK_SECONDS = 0.25
+_DOCUMENTS_SECONDS = 10.0
+
+_log = logging.getLogger(__name__)
 
 
 class IngesterProcess:
@@ -44,6 +52,7 @@ class IngesterProcess:
         self._library = library_of(settings, self._registry)
         self._registry.library = self._library
         self._leaving = asyncio.Event()
+        self._news = asyncio.Event()
 
     async def run(self) -> int:
         """Work until told to leave (0) or until the supervisor is gone (1)."""
@@ -75,6 +84,7 @@ class IngesterProcess:
                 return
             if isinstance(message, Snapshot):
                 self._registry.apply(message)
+                self._news.set()
                 await self._channel.send(Serving(os.getpid()))
             elif isinstance(message, Scrape):
                 await self._channel.send(Counters(message.id, b""))
@@ -93,7 +103,27 @@ class IngesterProcess:
         async with _alone(self._settings) as name:
             parsers = Parsers(min(_MOST_PARSERS, os.cpu_count() or 1))
             embedder = embedder_of(self._settings, self._registry)
-            await Ingester(self._library, self._registry, embedder, parsers, worker=name).run()
+            ingester = Ingester(self._library, self._registry, embedder, parsers, worker=name)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(ingester.run())
+                group.create_task(self._keep_documents())
+
+    async def _keep_documents(self) -> None:
+        """Keep the documents of pipelines in their stores, whenever a pipeline is new or has changed."""
+        kept: dict[str, ModelConfig] = {}
+        while True:
+            for name, entry in self._registry.entries().items():
+                config = entry.status.config
+                if entry.status.state is State.READY and brings_documents(config) and kept.get(name) != config:
+                    try:
+                        await keep(self._library, config)
+                        kept[name] = config
+                    except (ServingError, OSError) as error:
+                        _log.warning("%s: its documents cannot be kept: %s", name, error)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_DOCUMENTS_SECONDS):
+                    await self._news.wait()
+            self._news.clear()
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+from ensembles.answering.recipe import brings_documents
 from gateway.children import ServerChild
 from gateway.library import place_of
 from gateway.settings import Settings
@@ -19,10 +20,11 @@ _GIVEN_UP_SECONDS = 60.0
 
 
 class Ingestion:
-    """One ingester of this gateway, from the first file on; `run` is the whole of it."""
+    """One ingester of this gateway, from the first file or pipeline with documents on; `run` is the whole of it."""
 
     def __init__(self, settings: Settings, settings_json: str, snapshot: Callable[[], Snapshot]) -> None:
         self._place = place_of(settings)
+        self._snapshot = snapshot
         self._leaving = asyncio.Event()
         self.child = ServerChild(
             0, None, snapshot, _NoLedger(), settings_json=settings_json, argv=INGESTER_ARGV, name="the ingester"
@@ -39,11 +41,14 @@ class Ingestion:
         The gateway serves on without one that does not start; it is tried again after a while.
         """
         while not self._leaving.is_set():
-            if self._place.is_begun():
+            if self._place.is_begun() or self._has_documents():
                 await self.child.run()
                 await self._pause(_GIVEN_UP_SECONDS)
             else:
                 await self._pause(_LOOK_SECONDS)
+
+    def _has_documents(self) -> bool:
+        return any(brings_documents(status.config) for status in self._snapshot().models)
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):

@@ -22,6 +22,7 @@ from gateway.announcement import announcement, base_url, failures
 from gateway.auth import Keys
 from gateway.cache_salt import CacheSalt
 from gateway.children import SERVER_ARGV, ServerChild
+from gateway.choice import is_composed
 from gateway.control import Control, burden
 from gateway.fleet import Fleet
 from gateway.ingestion import Ingestion
@@ -194,7 +195,7 @@ class _Supervisor:
             base_url(settings.host, self._metrics.port) if settings.allow_metrics else None,
             models,
             grpc_address=self._grpc_address(),
-            chat_model=next((status.config.name for status in models if _can_chat(status)), None),
+            chat_model=_chat_model(models),
             has_keys=settings.api_key_file is not None or settings.jwt_jwks_url is not None,
         )
         sys.stdout.write(text)
@@ -244,6 +245,12 @@ class _Supervisor:
         for task in (hurrying, waiting):
             task.cancel()
         await asyncio.wait((hurrying, waiting))
+
+
+def _chat_model(models: Sequence[ModelStatus]) -> str | None:
+    """The one to show an example with: a pipeline answers of its documents alone."""
+    able = [status.config for status in models if _can_chat(status)]
+    return min(able, key=is_composed).name if able else None
 
 
 def _can_chat(status: ModelStatus) -> bool:

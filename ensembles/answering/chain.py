@@ -29,11 +29,19 @@ class House(Surroundings, Protocol):
 class Chain:
     """The steps of a recipe and the generator behind them, for whose permit a request waits unless it `is_permitted`.
 
+    `own` names the store of the documents that came with it.
+
     Raises `InvalidRequest` naming a wrong option.
     """
 
     def __init__(
-        self, recipe: Recipe, house: House, generator: Callable[[], OpenAIModel], *, is_permitted: bool = False
+        self,
+        recipe: Recipe,
+        house: House,
+        generator: Callable[[], OpenAIModel],
+        *,
+        own: str = "",
+        is_permitted: bool = False,
     ) -> None:
         self.recipe = recipe
         self.generator = generator
@@ -42,6 +50,7 @@ class Chain:
         self._cite = cite.load(recipe.options("cite"), house)
         self._house = house
         self._is_permitted = is_permitted
+        self._own = own
 
     async def turn(self, request: OpenAIRequest, messages: list[dict[str, Any]], query: str, search: Search) -> Turn:
         """A turn that is ready to be run. Raises `NotFound` for a store that is not there for the tenant."""
@@ -89,7 +98,7 @@ class Chain:
         library = self._house.library
         if ids:
             return await shelf.asked_for(library, owner, ids)
-        return await shelf.configured(library, owner, self.recipe.stores)
+        return await shelf.configured(library, owner, self.recipe.stores, self._own)
 
 
 def _likeness(scores: dict[str, float]) -> float | None:

@@ -69,9 +69,16 @@ def read(config: ModelConfig) -> Recipe:
         if name not in STEPS and name != "cite":
             known = ", ".join([*STEPS, "cite"])
             raise InvalidRequest(f"{where}: there is no step {name!r}; there are {known}.", param=f"steps.{name}")
-    if not recipe.stores and not recipe.documents:
+    if brings_documents(config) and config.name not in recipe.stores:
+        return msgspec.structs.replace(recipe, stores=(*recipe.stores, config.name))
+    if not recipe.stores:
         raise InvalidRequest(f"{where} names neither 'stores' nor 'documents'.", param="stores")
     return recipe
+
+
+def brings_documents(config: ModelConfig) -> bool:
+    """Whether a model is a pipeline that comes with documents of its own."""
+    return config.backend == BACKEND and bool(config.arguments.get("documents"))
 
 
 def models(arguments: Mapping[str, Any]) -> tuple[str, ...]:

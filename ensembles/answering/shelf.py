@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from backends.errors import InvalidRequest, NotFound
+from backends.errors import InvalidRequest, ModelNotReady, NotFound
 from ensembles.records.rows import VectorStore
 from ensembles.step import Searchable
 
 NOBODY = ""
 """The owner of what is there for every tenant who may use a pipeline."""
+
+
+_OWN_SECONDS = 2.0
 
 
 class Stores(Protocol):
@@ -30,16 +33,19 @@ async def asked_for(shelf: Shelf, owner: str, ids: Sequence[str]) -> list[Vector
     return _of_one_embedder([await shelf.vector_stores.get(owner, store_id) for store_id in dict.fromkeys(ids)])
 
 
-async def configured(shelf: Shelf, owner: str, names: Sequence[str]) -> list[VectorStore]:
+async def configured(shelf: Shelf, owner: str, names: Sequence[str], own: str = "") -> list[VectorStore]:
     """The stores that a pipeline names: nobody's, else the tenant's own of that name.
 
-    Raises `NotFound`, `InvalidRequest`.
+    `own` is the one of the pipeline's documents. Raises `ModelNotReady` while it is not there, `NotFound` for another
+    one, `InvalidRequest`.
     """
     found = []
     for name in names:
         store = await shelf.vector_stores.find(NOBODY, name)
         if store is None and owner != NOBODY:
             store = await shelf.vector_stores.find(owner, name)
+        if store is None and name == own:
+            raise ModelNotReady(f"The documents of '{name}' are not read yet.", retry_after_seconds=_OWN_SECONDS)
         if store is None:
             raise NotFound(f"There is no vector store '{name}', of which the pipeline answers.", param="model")
         found.append(store)
