@@ -48,9 +48,9 @@ class Database:
         database = cls(engine)
         try:
             if is_sqlite:
-                path = Path(address.database or "")
-                await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
-                with await asyncio.to_thread(_locked, path.with_suffix(".lock")):
+                with _translated():
+                    lock = await asyncio.to_thread(_locked, Path(address.database or "").with_suffix(".lock"))
+                with lock:
                     await database._migrate()  # a journal's kind can only be changed while nobody else opens the file
             else:
                 await database._migrate()
@@ -99,6 +99,7 @@ def _address(url: str) -> URL:
 
 def _locked(path: Path) -> TextIO:
     """A file that this process alone has open until it closes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("w")
     fcntl.flock(file, fcntl.LOCK_EX)
     return file

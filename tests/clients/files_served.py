@@ -1,4 +1,4 @@
-"""A gateway with two server processes and two tenants, whose files are ingested."""
+"""A gateway with two server processes and two tenants, which ingests their files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import openai
 
-from tests.clients.ingesting import ingesting
 from tests.servers import Tritium, echo_repository, serving
 
 MODEL = "echo"
@@ -29,11 +28,7 @@ class FilesServed:
 
     @property
     def data_dir(self) -> Path:
-        return data_dir(self.server)
-
-
-def data_dir(server: Tritium) -> Path:
-    return server.runtime_dir.parent / "data"
+        return self.server.runtime_dir.parent / "data"
 
 
 @contextmanager
@@ -45,7 +40,6 @@ def serving_files(folder: Path, *flags: str) -> Iterator[FilesServed]:
         serving(repository, "--workers", "2", "--api-key-file", str(keys), *flags) as server,
         openai_client(server, "alice-key") as alice,
         openai_client(server, "bob-key") as bob,
-        ingesting(data_dir(server), alice, MODEL),
     ):
         yield FilesServed(server, alice, bob)
 

@@ -15,8 +15,8 @@ from openai.types.vector_stores import VectorStoreFile
 
 from tests.clients.files_served import FilesServed, serving_files
 
-FRUIT = b"An apple is a fruit.\nA pear is a fruit too."
-SHIPS = b"A boat swims.\nA ship is a large boat."
+FRUIT = b"An apple is a fruit."
+SHIPS = b"A ship is a large boat."
 
 
 @pytest.fixture(scope="module")
@@ -148,23 +148,23 @@ def test_a_file_is_uploaded_and_polled_in_one_call(client: openai.OpenAI, store:
         vector_store_id=store.id, file=("fruit.txt", FRUIT), poll_interval_ms=50
     )
     assert file.status == "completed"
-    (content,) = client.vector_stores.files.content(file.id, vector_store_id=store.id).data[:1]
+    (content,) = client.vector_stores.files.content(file.id, vector_store_id=store.id).data
     assert content.text == "An apple is a fruit."
 
 
 def test_a_file_that_cannot_be_read_says_why(client: openai.OpenAI, store: VectorStore):
-    file = put(client, store, b"\x00\x01\x02")
+    file = put(client, store, b"")
     assert file.status == "failed"
     assert file.last_error is not None
-    assert file.last_error.code in {"unsupported_file", "invalid_file"}
-    assert file.last_error.message
+    assert file.last_error.code == "invalid_file"
+    assert "empty" in file.last_error.message
     counts = client.vector_stores.retrieve(store.id).file_counts
     assert (counts.failed, counts.total) == (1, 1)
 
 
 def test_files_are_listed_by_status_and_paged(client: openai.OpenAI, store: VectorStore):
     done = [put(client, store, FRUIT + b"%d" % number).id for number in range(3)]
-    failed = put(client, store, b"\x00").id
+    failed = put(client, store, b"").id
     files = client.vector_stores.files
     assert [file.id for file in files.list(store.id, order="asc", limit=2)] == [*done, failed]
     assert [file.id for file in files.list(store.id, filter="failed")] == [failed]
@@ -181,7 +181,7 @@ def test_files_are_found_by_words_meaning_and_attributes(client: openai.OpenAI, 
     assert (first.file_id, first.filename, first.attributes) == (fruit.id, "a.txt", {"year": 2001})
     assert first.content[0].text == "An apple is a fruit."
     assert 1 >= first.score >= max(result.score for result in rest)
-    assert len(rest) == 2
+    assert len(rest) == 1
     old = client.vector_stores.search(store.id, query="apple", filters={"type": "lt", "key": "year", "value": 2000})
     assert {result.attributes["year"] for result in old.data if result.attributes} == {1999}
     both = client.vector_stores.search(

@@ -1,4 +1,4 @@
-"""A file that was acknowledged is there after a kill -9 of everything; one that was not is there whole or not at all."""
+"""What was acknowledged is there after a kill -9 of everything; a file that was not is there whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,19 +1,39 @@
-"""A library of each test's own."""
+"""A library of each test's own, its records in SQLite; in the slow suite in PostgreSQL too."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from tests.ensembles.library.shelf import Clock, Embedders, Shelf, opened
 from tests.ensembles.memory_store import MemoryStore
+from tests.postgres_servers import postgres_server
 
 
-@pytest.fixture
-async def shelf(tmp_path: Path) -> AsyncIterator[Shelf]:
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    with postgres_server() as server:
+        yield server.url
+
+
+async def new_database(url: str) -> str:
+    name = f"records_{uuid4().hex}"
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(f"CREATE DATABASE {name}")
+    finally:
+        await connection.close()
+    return f"{url.rpartition('/')[0]}/{name}"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+async def shelf(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Shelf]:
+    url = "" if request.param == "sqlite" else await new_database(request.getfixturevalue("postgres_url"))
     folder, store, models, clock = tmp_path / "data", MemoryStore(), Embedders(), Clock()
-    library = opened(folder, store, models, clock)
-    yield Shelf(folder, store, models, clock, library)
+    library = opened(folder, store, models, clock, url)
+    yield Shelf(folder, store, models, clock, library, url)
     await library.close()

@@ -107,10 +107,11 @@ class Shelf:
     models: Embedders
     clock: Clock
     library: Library
+    database_url: str = ""
 
     def another(self) -> Library:
         """The library as another process has it open."""
-        return opened(self.folder, self.store, self.models, self.clock)
+        return opened(self.folder, self.store, self.models, self.clock, self.database_url)
 
     async def file(self, text: str = "an apple", *, owner: str = "", filename: str = "a.txt") -> File:
         return await self.library.files.create(owner, filename, "assistants", pieces(text.encode()))
