@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
+import struct
 import sys
-import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 import asyncpg
 
 from backends.errors import InvalidRequest, NotFound, Unavailable
-from ensembles.stores.filters import Comparison, Compound, Filter
-from ensembles.stores.store import Attributes, Chunk, Hit, Scalar
+from ensembles.stores.filters import Filter
+from ensembles.stores.jsonb import matching, packed, storable
+from ensembles.stores.store import Attributes, Chunk, Hit
+from ensembles.stores.words import words_of
 
 _SCHEMA = "tritium_chunks"
 _CONNECTIONS = 16
@@ -32,14 +32,8 @@ _GRAPH_ROWS = 20_000
 _GRAPH_DIMENSIONS = 2_000
 _SETTINGS = {"hnsw.ef_search": "100", "hnsw.iterative_scan": "strict_order", "application_name": "tritium"}
 _BUILD_SETTINGS = "SET maintenance_work_mem = '512MB'"
-_OPERATORS = {"eq": "=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _COLUMNS = "c.file_id, c.filename, c.ordinal, c.text, c.page, c.heading, c.attributes"
 _FOUND = f"{_COLUMNS}, vector_send(c.vector) AS vector"
-# Ideographs, kana and Hangul: written without spaces, or with endings that differ, so pairs of letters are indexed.
-_UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\u0e00-\u0e7f\U00020000-\U0003134f"
-_WORD = re.compile(rf"[{_UNSPACED}]+|[^\W_{_UNSPACED}]+")
-_IS_UNSPACED = re.compile(rf"[{_UNSPACED}]")
-_LONGEST_WORD = 100
 _LONGEST_QUERY = 64
 
 _STEM = "coalesce((ts_lexize('english_stem', w.word))[1], w.word)"
@@ -52,14 +46,14 @@ CREATE TABLE {chunks} (
 CREATE TABLE {words} (
     word text COLLATE "C" NOT NULL, chunk bigint NOT NULL, count integer NOT NULL, length integer NOT NULL,
     PRIMARY KEY (word, chunk) INCLUDE (count, length));
-CREATE INDEX ON {words} (chunk);
+CREATE INDEX ON {words} USING brin (chunk) WITH (pages_per_range = 16);
 """
 
 _INSERT_CHUNKS = """
 INSERT INTO {chunks} (file_id, ordinal, filename, text, page, heading, attributes, length, vector)
 SELECT $1, c.* FROM (
-    SELECT ordinal, filename, text, page, heading, attributes::jsonb, length, vector::vector
-    FROM unnest($2::int[], $3::text[], $4::text[], $5::int[], $6::text[], $7::text[], $8::int[], $9::text[])
+    SELECT ordinal, filename, text, page, heading, attributes::jsonb, length, vector
+    FROM unnest($2::int[], $3::text[], $4::text[], $5::int[], $6::text[], $7::text[], $8::int[], $9::vector[])
         AS t (ordinal, filename, text, page, heading, attributes, length, vector)) AS c
 RETURNING id, ordinal
 """
@@ -113,7 +107,7 @@ class PostgresStore:
             await connection.execute("DROP TABLE IF EXISTS {chunks}, {words}".format(**_names(collection)))
 
     async def put(self, collection: str, file_id: str, chunks: Sequence[Chunk]) -> None:
-        words = await asyncio.to_thread(lambda: [Counter(_words(chunk.text)) for chunk in chunks])
+        words = await asyncio.to_thread(lambda: [Counter(words_of(chunk.text)) for chunk in chunks])
         async with self._transaction(collection) as connection:
             dimensions = await self._dimensions(connection, collection)
             for chunk in chunks:
@@ -132,7 +126,7 @@ class PostgresStore:
         async with self._transaction(collection) as connection:
             await _lock(connection, collection, file_id)
             query = "UPDATE {chunks} SET attributes = $2::text::jsonb WHERE file_id = $1".format(**_names(collection))
-            await connection.execute(query, file_id, _packed(attributes))
+            await connection.execute(query, file_id, packed(attributes))
 
     async def read(self, collection: str, file_id: str) -> list[Chunk]:
         query = f"SELECT {_COLUMNS} FROM {{chunks}} c WHERE file_id = $1 ORDER BY ordinal"
@@ -140,22 +134,20 @@ class PostgresStore:
             return [_chunk(row) for row in await connection.fetch(query.format(**_names(collection)), file_id)]
 
     async def dense(self, collection: str, vector: bytes, limit: int, condition: Filter | None = None) -> list[Hit]:
-        arguments: list[object] = [_vector(vector), max(limit, 0)]
-        where = "true" if condition is None else _where(condition, arguments)
+        arguments: list[object] = [vector, max(limit, 0)]
+        where = "true" if condition is None else matching(condition, arguments)
         async with self._connection(collection) as connection:
             _check_dimensions(collection, vector, await self._dimensions(connection, collection))
-            rows = await connection.fetch(_nearest(collection, where, "c.vector <=> $1::text::vector"), *arguments)
+            rows = await connection.fetch(_nearest(collection, where, "c.vector <=> $1::vector"), *arguments)
             if condition is not None and len(rows) < limit:
                 # The graph gives up where few match: then all that match are compared.
-                rows = await connection.fetch(
-                    _nearest(collection, where, "(c.vector <=> $1::text::vector) + 0"), *arguments
-                )
+                rows = await connection.fetch(_nearest(collection, where, "(c.vector <=> $1::vector) + 0"), *arguments)
         # A vector of zeros has no cosine.
         return [Hit(_found(row), 1.0 - row["distance"]) for row in rows if row["distance"] == row["distance"]]
 
     async def words(self, collection: str, query: str, limit: int, condition: Filter | None = None) -> list[Hit]:
-        arguments: list[object] = [list(dict.fromkeys(_words(query)))[:_LONGEST_QUERY], collection, max(limit, 0)]
-        where = "true" if condition is None else _where(condition, arguments)
+        arguments: list[object] = [list(dict.fromkeys(words_of(query)))[:_LONGEST_QUERY], collection, max(limit, 0)]
+        where = "true" if condition is None else matching(condition, arguments)
         names = {**_names(collection), "schema": _SCHEMA, "columns": _FOUND, "stem": _STEM}
         async with self._connection(collection) as connection:
             rows = await connection.fetch(_WORDS.format(**names, condition=where), *arguments)
@@ -194,15 +186,37 @@ class PostgresStore:
     async def _opened(self) -> asyncpg.Pool:
         async with self._opening:
             if self._pool is None:
-                pool = await asyncpg.create_pool(
-                    self._url, min_size=0, max_size=_CONNECTIONS, timeout=_CONNECT_SECONDS, server_settings=_SETTINGS
+                schema = await self._prepare()
+
+                async def teach(connection: asyncpg.Connection) -> None:
+                    await connection.set_type_codec(
+                        "vector", schema=schema, encoder=_packed_vector, decoder=bytes, format="binary"
+                    )
+
+                self._pool = await asyncpg.create_pool(
+                    self._url,
+                    min_size=0,
+                    max_size=_CONNECTIONS,
+                    timeout=_CONNECT_SECONDS,
+                    server_settings=_SETTINGS,
+                    init=teach,
                 )
-                async with pool.acquire() as connection, connection.transaction():
-                    # One at a time: `IF NOT EXISTS` fails where two make the same.
-                    await connection.execute("SELECT pg_advisory_xact_lock(hashtext($1))", _SCHEMA)
-                    await connection.execute(_PREPARE)
-                self._pool = pool
             return self._pool
+
+    async def _prepare(self) -> str:
+        """Make what is missing; the schema that the extension is in."""
+        connection = await asyncpg.connect(self._url, timeout=_CONNECT_SECONDS)
+        try:
+            async with connection.transaction():
+                # One at a time: `IF NOT EXISTS` fails where two make the same.
+                await connection.execute("SELECT pg_advisory_xact_lock(hashtext($1))", _SCHEMA)
+                await connection.execute(_PREPARE)
+                schema: str = await connection.fetchval(
+                    "SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'vector'"
+                )
+                return schema
+        finally:
+            await connection.close()
 
     @asynccontextmanager
     async def _connection(self, collection: str) -> AsyncIterator[asyncpg.Connection]:
@@ -267,8 +281,13 @@ async def _remove(connection: asyncpg.Connection, collection: str, file_id: str)
         "DELETE FROM {chunks} WHERE file_id = $1 RETURNING id, length".format(**names), file_id
     )
     if rows:
+        ids = [row["id"] for row in rows]
+        # Written one after another, so that an index of ranges finds them, at no cost of inserting.
         await connection.execute(
-            "DELETE FROM {words} WHERE chunk = ANY($1)".format(**names), [row["id"] for row in rows]
+            "DELETE FROM {words} WHERE chunk BETWEEN $1 AND $2 AND chunk = ANY($3)".format(**names),
+            min(ids),
+            max(ids),
+            ids,
         )
     return len(rows), sum(row["length"] for row in rows)
 
@@ -286,13 +305,13 @@ async def _add(
         _INSERT_CHUNKS.format(**names),
         file_id,
         [chunk.ordinal for chunk in chunks],
-        [_storable(chunk.filename) for chunk in chunks],
-        [_storable(chunk.text) for chunk in chunks],
+        [storable(chunk.filename) for chunk in chunks],
+        [storable(chunk.text) for chunk in chunks],
         [chunk.page for chunk in chunks],
-        [_storable(chunk.heading) for chunk in chunks],
-        [_packed(chunk.attributes) for chunk in chunks],
+        [storable(chunk.heading) for chunk in chunks],
+        [packed(chunk.attributes) for chunk in chunks],
         lengths,
-        [_vector(chunk.vector) for chunk in chunks],
+        [chunk.vector for chunk in chunks],
     )
     ids = {row["ordinal"]: row["id"] for row in rows}
     entries = [
@@ -320,42 +339,6 @@ async def _lacks_graph(connection: asyncpg.Connection, collection: str) -> bool:
     return bool(await connection.fetchval(query, collection, _GRAPH_ROWS, _GRAPH_DIMENSIONS, graph))
 
 
-def _where(condition: Filter, arguments: list[object]) -> str:
-    """A filter as SQL; keys and values go to the arguments."""
-    if isinstance(condition, Compound):
-        members = [_where(member, arguments) for member in condition.filters]
-        return f"({f' {condition.type.upper()} '.join(members)})"
-    return f"({_comparison(condition, arguments)})"
-
-
-def _comparison(condition: Comparison, arguments: list[object]) -> str:
-    if isinstance(condition.value, list):
-        of = [_equals(condition.key, value, arguments) for value in condition.value]
-        found = f"coalesce({' OR '.join(of) or 'false'}, false)"
-        return found if condition.type == "in" else f"NOT {found}"
-    if condition.type == "ne":
-        return f"NOT coalesce({_equals(condition.key, condition.value, arguments)}, false)"
-    return _compared(condition.key, _OPERATORS[condition.type], condition.value, arguments)
-
-
-def _equals(key: str, value: Scalar, arguments: list[object]) -> str:
-    return _compared(key, "=", value, arguments)
-
-
-def _compared(key: str, operator: str, value: Scalar, arguments: list[object]) -> str:
-    """NULL where the attribute is of another type than the value, or is not there."""
-    if isinstance(value, bool):
-        kind, cast = "boolean", "::boolean"
-    elif isinstance(value, str):
-        kind, cast = "string", ' COLLATE "C"'
-    else:
-        kind, cast = "number", "::float8"
-    arguments += [_storable(key), _storable(value) if isinstance(value, str) else value]
-    name, place = f"${len(arguments) - 1}::text", f"${len(arguments)}{cast if kind != 'string' else '::text'}"
-    read = f"(c.attributes ->> {name}){cast}"
-    return f"CASE WHEN jsonb_typeof(c.attributes -> {name}) = '{kind}' THEN {read} {operator} {place} END"
-
-
 def _check_dimensions(collection: str, vector: bytes, dimensions: int) -> None:
     if len(vector) != 4 * dimensions:
         raise InvalidRequest(
@@ -363,16 +346,12 @@ def _check_dimensions(collection: str, vector: bytes, dimensions: int) -> None:
         )
 
 
-def _vector(vector: bytes) -> str:
-    return str(memoryview(vector).cast("f").tolist())
-
-
-def _packed(attributes: Attributes) -> str:
-    return json.dumps({_storable(key): _storable(value) for key, value in attributes.items()}, ensure_ascii=False)
-
-
-def _storable(value: Any) -> Any:
-    return value.replace("\x00", "\ufffd") if isinstance(value, str) else value
+def _packed_vector(vector: bytes) -> bytes:
+    """As pgvector receives it: how many numbers, a zero, and the numbers in network order."""
+    numbers = array("f", vector)
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return struct.pack("!HH", len(numbers), 0) + numbers.tobytes()
 
 
 def _chunk(row: asyncpg.Record) -> Chunk:
@@ -388,15 +367,3 @@ def _found(row: asyncpg.Record) -> Chunk:
         numbers.byteswap()
     chunk.vector = numbers.tobytes()
     return chunk
-
-
-def _words(text: str) -> Iterator[str]:
-    """Words in lower case and without accents; letters and pairs of letters where words are not told by spaces."""
-    plain = "".join(char for char in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(char))
-    for found in _WORD.finditer(unicodedata.normalize("NFC", plain)):
-        word = found.group()
-        if not _IS_UNSPACED.match(word):
-            yield word[:_LONGEST_WORD]
-            continue
-        yield from word
-        yield from (word[index : index + 2] for index in range(len(word) - 1))

@@ -367,6 +367,14 @@ async def test_a_filter_finds_the_few_among_the_many(store, collection):
     assert found(await store.words(collection, "same", 3, Comparison("eq", "is", "it"))) == ["few:0"]
 
 
+async def test_a_filter_may_name_very_many_values(store, collection):
+    await store.put(collection, "f", texts("same", attributes={"number": 17_499}))
+    for wanted in (range(17_500), range(17_499)):
+        condition = Comparison("in", "number", list(wanted))
+        assert len(await store.words(collection, "same", 3, condition)) == (17_499 in wanted)
+        assert len(await store.dense(collection, vector(1, 0, 0, 0), 3, condition)) == (17_499 in wanted)
+
+
 async def test_writers_at_once_lose_nothing(opening, collection):
     stores = [opening() for _ in range(4)]
 
