@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from backends.errors import InvalidRequest, NotFound, Unavailable
+from ensembles.stores.english import telling
 from ensembles.stores.erasure import Change, erase, marking
 from ensembles.stores.filters import Comparison, Compound, Filter
 from ensembles.stores.store import Attributes, Chunk, Hit, Scalar
@@ -139,7 +141,7 @@ class LanceStore:
         table = await self._table(collection)
         if limit <= 0:
             return []
-        found = table.query().nearest_to_text(MatchQuery(query, "text")).limit(limit)
+        found = table.query().nearest_to_text(MatchQuery(telling(query), "text")).limit(limit)
         found = found.select([*_COLUMNS, "vector", "_score"])
         if condition is not None:
             found = found.where(where(condition))
@@ -197,6 +199,8 @@ class LanceStore:
     async def _connect(self, collection: str) -> lancedb.AsyncConnection:
         async with self._opening:
             if self._connection is None:
+                # Its statistics would bring every centroid of a graph, and a warning about that.
+                os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")
                 # A second of CPU the first time, beside the loop.
                 lancedb = await asyncio.to_thread(importlib.import_module, "lancedb")
                 session = lancedb.Session(_INDEX_CACHE_BYTES, _METADATA_CACHE_BYTES)
