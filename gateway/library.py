@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 from backends.errors import ModelNotReady
 from backends.model import Capability
@@ -14,6 +15,11 @@ from gateway.settings import Settings
 def library_of(settings: Settings, registry: Registry) -> Library:
     """Nothing is opened, or made, before it is asked for something. Who makes it closes it."""
     return Library(place_of(settings), registry, embedder_of(settings, registry))
+
+
+def is_installed(package: str = "sqlalchemy") -> bool:
+    """Whether the packages are there that a library needs (the extra `rag`). Imports none of them."""
+    return find_spec(package) is not None
 
 
 def place_of(settings: Settings) -> Place:

@@ -90,9 +90,11 @@ class Registry:
 
     @property
     def library(self) -> Library:
-        """The files and vector stores that pipelines search. Raises `Unavailable` where there are none."""
+        """The files and vector stores. Raises `Unavailable` where the packages that they need are not installed."""
         if self._library is None:
-            raise Unavailable("This process has no vector stores.")
+            raise Unavailable(
+                "Files and vector stores need packages that are not installed here: pip install 'tritium[rag]'."
+            )
         return self._library
 
     @library.setter

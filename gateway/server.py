@@ -32,7 +32,7 @@ from gateway.kserve.grpc import GrpcServer
 from gateway.kserve.services import services
 from gateway.kserve.shared_state import SharedState
 from gateway.kserve.tls import tls_context
-from gateway.library import library_of
+from gateway.library import is_installed, library_of
 from gateway.plane import Plane
 from gateway.protocol import wired_protocol
 from gateway.questions import Questions
@@ -74,7 +74,9 @@ class ServerProcess:
         self._plane.decisions = DecisionLog(settings.decision_log_size, prompts=settings.decision_log_prompts)
         self._plane.questions = Questions(channel.send)
         registry.control = FromModels(self._plane)
-        registry.library = library_of(settings, registry)
+        self._library = library_of(settings, registry)
+        if is_installed():
+            registry.library = self._library
         shared = None if settings.runtime_dir is None else settings.runtime_dir / "kserve.json"
         dataplane = DataPlane(registry, SharedState(shared))
         dataplane.questions = self._plane.questions
@@ -149,7 +151,7 @@ class ServerProcess:
             await asyncio.wait(beside, timeout=_FAREWELL_SECONDS)
             self._plane.telemetry.stop()
             self._plane.registry.close()
-            await self._plane.registry.library.close()
+            await self._library.close()
 
     async def _announce(self) -> None:
         while not self._server.started:  # noqa: ASYNC110  # uvicorn has a flag, no event

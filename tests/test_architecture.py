@@ -14,6 +14,7 @@ from tests.servers import ROOT
 
 LONGEST_MODULE_LINES = 400
 PACKAGES = ("gateway", "ensembles", "backends")
+FILE_LIBRARIES = ("sqlalchemy", "aiosqlite", "asyncpg", "alembic", "lancedb", "pyarrow", "numpy", "xberg", "pypdfium2")
 ENGINE_LIBRARIES = ("torch", "vllm", "sglang", "tensorrt_llm", "transformers", "onnxruntime", "xllamacpp")
 
 
@@ -43,6 +44,13 @@ def test_every_module_says_its_one_idea_in_one_line():
 @pytest.mark.parametrize("module", ["gateway.supervisor", "gateway.server", "gateway.cli"])
 def test_no_process_of_the_gateway_loads_an_engine_library(module):
     code = f"import sys, {module}; print(*(name for name in {ENGINE_LIBRARIES} if name in sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert not ended.stdout.split()
+
+
+def test_a_server_process_loads_no_library_of_files_before_it_is_asked_for_one():
+    code = f"import sys, gateway.server; print(*(name for name in {FILE_LIBRARIES} if name in sys.modules))"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert not ended.stdout.split()
