@@ -26,15 +26,15 @@ class MessageError(Exception):
 class Deframer:
     """Messages out of the bytes of one call. `decompressed_bytes` is the most that a compressed one may make."""
 
-    __slots__ = ("_decompressed_bytes", "_encoding", "_filled", "_is_compressed", "_message", "_prefix")
+    __slots__ = ("_decompressed_bytes", "_encoding", "_flag", "_message", "_prefix", "_size_bytes")
 
     def __init__(self, encoding: str, decompressed_bytes: int) -> None:
         self._encoding = encoding
         self._decompressed_bytes = decompressed_bytes
         self._prefix = b""
         self._message: bytearray | None = None
-        self._filled = 0
-        self._is_compressed = 0
+        self._size_bytes = 0
+        self._flag = 0
 
     @property
     def is_between(self) -> bool:
@@ -42,7 +42,10 @@ class Deframer:
         return self._message is None and not self._prefix
 
     def take(self, data: Buffer) -> list[Buffer]:
-        """The messages that these bytes complete. A large one is received into its place. Raises `MessageError`."""
+        """The messages that these bytes complete. Raises `MessageError`.
+
+        A large one is received into its place, which grows with what has come: a length is only a claim.
+        """
         if self._message is None and not self._prefix and len(data) >= _PREFIX_BYTES:
             size = int.from_bytes(data[1:_PREFIX_BYTES])
             if len(data) == _PREFIX_BYTES + size:  # a message a frame, as is usual
@@ -55,13 +58,12 @@ class Deframer:
                 if self._message is None:
                     return found
             message = self._message
-            taken = min(len(message) - self._filled, len(view))
-            message[self._filled : self._filled + taken] = view[:taken]
-            self._filled += taken
+            taken = min(self._size_bytes - len(message), len(view))
+            message += view[:taken]
             view = view[taken:]
-            if self._filled == len(message):
+            if len(message) == self._size_bytes:
                 self._message = None
-                found.append(self._whole(self._is_compressed, message))
+                found.append(self._whole(self._flag, message))
         return found
 
     def _take_prefix(self, view: memoryview) -> memoryview:
@@ -73,9 +75,11 @@ class Deframer:
                 raise MessageError(
                     f"Received message larger than max ({size} vs. {LARGEST_MESSAGE_BYTES})", Status.RESOURCE_EXHAUSTED
                 )
-            self._is_compressed = self._prefix[0]
+            self._flag = self._prefix[0]
             self._prefix = b""
-            self._message, self._filled = bytearray(size), 0
+            self._message, self._size_bytes = bytearray(), size
+            if self._flag > 1:
+                raise MessageError(f"Bad gRPC message flags {self._flag}")
         return view[missing:]
 
     def _whole(self, flag: int, message: Buffer) -> Buffer:

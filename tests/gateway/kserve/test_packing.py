@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import zlib
 
 import pytest
@@ -60,3 +61,19 @@ def test_what_is_no_message_ends_the_call_with_its_status(
     with pytest.raises(MessageError, match=words) as caught:
         Deframer(encoding, 100).take(sent)
     assert caught.value.status == status
+
+
+def test_a_length_that_is_claimed_takes_no_memory() -> None:
+    tracemalloc.start()
+    try:
+        deframer = Deframer("identity", 0)
+        assert deframer.take(b"\0\x7f\xff\xff\xffabc") == []
+        assert tracemalloc.get_traced_memory()[1] < 1 << 16
+    finally:
+        tracemalloc.stop()
+    assert not deframer.is_between
+
+
+def test_a_flag_that_is_none_is_refused_before_its_message_comes() -> None:
+    with pytest.raises(MessageError, match="Bad gRPC message flags 7"):
+        Deframer("identity", 0).take(b"\7\0\0\0\x09")
