@@ -25,13 +25,19 @@ class _Answer(msgspec.Struct):
     data: list[_Item]
 
 
-async def embed(models: Models, name: str, texts: Sequence[str]) -> list[bytes]:
+async def embed(models: Models, name: str, texts: Sequence[str], prompt: str = "") -> list[bytes]:
     """A vector of each text, little-endian float32, by one request. Cancelling it cancels that.
+
+    `prompt` is what the texts are (`query`), for models whose parameter `prompt.query` says what goes before those.
 
     Raises what the model raises, `InvalidRequest` for texts that it refuses, `UpstreamError` for a useless answer.
     """
-    body = msgspec.json.encode({"model": name, "input": list(texts), "encoding_format": "base64"})
-    response = await models.openai(name).respond(OpenAIRequest("/v1/embeddings", body, name, stream=False))
+    model = models.openai(name)
+    fields: dict[str, object] = {"model": name, "input": list(texts), "encoding_format": "base64"}
+    if f"prompt.{prompt}" in model.config.parameters:
+        fields["prompt_name"] = prompt
+    body = msgspec.json.encode(fields)
+    response = await model.respond(OpenAIRequest("/v1/embeddings", body, name, stream=False))
     try:
         answer = b"".join([data async for data in response.body])
     finally:

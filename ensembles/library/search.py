@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import chain
-from typing import Any, TypeVar
 
-from backends.errors import NotFound, ServingError
+from backends.errors import NotFound
 from backends.model import Models
 from ensembles.library.embedding import embed
 from ensembles.library.fusion import Found, Ranking, fuse
@@ -16,12 +14,12 @@ from ensembles.library.opening import Opening
 from ensembles.step import Passage
 from ensembles.stores.filters import Filter
 from ensembles.stores.store import Hit
+from ensembles.together import together
 
 _CANDIDATES = 50
 _CANDIDATES_AT_MOST = 5000
 _TOUCH_SECONDS = 60
 
-Result = TypeVar("Result")
 Look = Callable[[int], Awaitable[list[Hit]]]
 """Asks a store for so many hits."""
 
@@ -49,19 +47,19 @@ class Search:
         found: list[Found] = []
 
         async def by_words(query: str) -> None:
-            hits = await _together(self.words(store, query, count, condition) for store in stores)
+            hits = await together(self.words(store, query, count, condition) for store in stores)
             found.append(Found("words", ranking.words_weight, _best(hits, count)))
 
         async def by_meaning() -> None:
-            vectors = await _together(embed(self._models, name, queries) for name in by_embedder if name)
+            vectors = await together(embed(self._models, name, queries, "query") for name in by_embedder if name)
             known = [by_embedder[name] for name in by_embedder if name]
             for number in range(len(queries)):
                 asked = [(store, of[number]) for of, those in zip(vectors, known, strict=True) for store in those]
-                hits = await _together(self.dense(store, vector, count, condition) for store, vector in asked)
+                hits = await together(self.dense(store, vector, count, condition) for store, vector in asked)
                 found.append(Found("dense", ranking.dense_weight, _best(hits, count)))
 
         ways = [by_words(query) for query in queries] if ranking.words_weight else []
-        await _together([*ways, by_meaning()] if ranking.dense_weight else ways)
+        await together([*ways, by_meaning()] if ranking.dense_weight else ways)
         return fuse(found, limit, ranking.score_threshold)
 
     async def dense(self, store: str, vector: bytes, limit: int, condition: Filter | None) -> list[Hit]:
@@ -112,17 +110,6 @@ class Search:
             async with database.write() as connection:
                 await vector_stores.touch(connection, [store], now)
         return completed
-
-
-async def _together(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
-    """What all of it gives. Where one fails the others are cancelled, and its error is raised."""
-    tasks = []
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks += [group.create_task(each) for each in work]
-    except* ServingError as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 def _best(hits: Iterable[list[Hit]], count: int) -> list[Hit]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from backends.config import ModelConfig
 from backends.model import OpenAIRequest, OpenAIResponse
 from ensembles.library import Library, Place
 from ensembles.records.rows import Addition, File, Job, VectorStore
@@ -56,6 +57,7 @@ class Embedder:
     asked: list[dict[str, Any]] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     was_cancelled: bool = False
+    config: ModelConfig = field(default_factory=lambda: ModelConfig(EMBEDDER, backend="toy"))
 
     async def respond(self, request: OpenAIRequest) -> OpenAIResponse:
         fields = msgspec.json.decode(request.body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from backends.config import ModelConfig
 from backends.errors import InvalidRequest, Unavailable, UpstreamError, UpstreamProtocolError
 from ensembles.library.embedding import embed
 from tests.ensembles.library.shelf import EMBEDDER, Embedders, vector
@@ -19,6 +20,15 @@ async def test_vectors_in_numbers_are_read_too():
     models = Embedders()
     models.embedder.body = b'{"data": [{"index": 0, "embedding": [1, 0, 0.0, 0, 0]}]}'
     assert await embed(models, EMBEDDER, ["apple"]) == [vector("apple")]
+
+
+async def test_a_query_is_named_one_where_the_model_has_a_prompt_for_it():
+    models = Embedders()
+    await embed(models, EMBEDDER, ["apple"], "query")
+    models.embedder.config = ModelConfig(EMBEDDER, backend="toy", parameters={"prompt.query": "query: "})
+    await embed(models, EMBEDDER, ["apple"], "query")
+    await embed(models, EMBEDDER, ["apple"])
+    assert [asked.get("prompt_name") for asked in models.embedder.asked] == [None, "query", None]
 
 
 @pytest.mark.parametrize(
