@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from time import monotonic
 from typing import Any
 
 from backends.model import Headers, Pipelined
@@ -20,6 +21,7 @@ class Cited:
         self.turn = turn
         self.pipelined = pipelined
         self._cite = cite
+        self._asked_at = 0.0
 
     @property
     def passages(self) -> list[Passage]:
@@ -32,6 +34,14 @@ class Cited:
         if not degraded:
             return ()
         return ((DEGRADED, ", ".join(f"{step}={why}" for step, why in degraded.items()).encode("ascii", "replace")),)
+
+    def asked(self) -> None:
+        """The generator is being asked."""
+        self._asked_at = monotonic()
+
+    def generated(self) -> None:
+        """The generator has said all."""
+        self.turn.timings["generate"] = monotonic() - self._asked_at
 
     def markers(self) -> Markers:
         return Markers(len(self.passages))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any, Protocol
 
 from backends.errors import InvalidRequest
@@ -17,6 +18,10 @@ from ensembles.records.rows import VectorStore
 from ensembles.step import Surroundings, Turn
 from ensembles.steps import cite
 from ensembles.stores import filters
+
+# How long a pipeline goes on with the stores that its names stood for, and for how many tenants.
+_FOUND_SECONDS = 2.0
+_MOST_FOUND = 1000
 
 
 class House(Surroundings, Protocol):
@@ -51,12 +56,15 @@ class Chain:
         self._house = house
         self._is_permitted = is_permitted
         self._own = own
+        self._found: dict[str, tuple[float, list[VectorStore]]] = {}
 
     async def turn(self, request: OpenAIRequest, messages: list[dict[str, Any]], query: str, search: Search) -> Turn:
         """A turn that is ready to be run. Raises `NotFound` for a store that is not there for the tenant."""
         condition = None if search.filters is None else filters.read(search.filters)
+        began = monotonic()
         found = await self._stores(request.tenant, search.vector_store_ids)
         turn = Turn(request, messages, query, [store.id for store in found], condition)
+        turn.timings["stores"] = monotonic() - began
         turn.embedder = next((store.embedder for store in found if store.embedder), "")
         turn.limit = search.max_num_results or self.recipe.top_k
         if (ranking := search.ranking_options) is not None:
@@ -90,6 +98,7 @@ class Chain:
         turn = cited.turn
         turn.output_tokens = limit(fields)
         await self._stages.prepare(turn)
+        cited.asked()
         generator = self.generator()
         body = write(fields, generator.config.name, turn.prompt)
         return await generate(generator, turn.request, body, stream=stream, is_permitted=self._is_permitted)
@@ -98,7 +107,13 @@ class Chain:
         library = self._house.library
         if ids:
             return await shelf.asked_for(library, owner, ids)
-        return await shelf.configured(library, owner, self.recipe.stores, self._own)
+        found_at, found = self._found.get(owner, (0.0, []))
+        if not found or monotonic() - found_at > _FOUND_SECONDS:
+            found = await shelf.configured(library, owner, self.recipe.stores, self._own)
+            if len(self._found) >= _MOST_FOUND:
+                self._found.clear()
+            self._found[owner] = monotonic(), found
+        return found
 
 
 def _likeness(scores: dict[str, float]) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -71,7 +70,6 @@ class CitedChunks:
         self._cited = cited
         self._report = report
         self._texts: dict[int, _Text] = {}
-        self._began = monotonic()
 
     def convert(self, events: bytes) -> bytes:
         return b"".join(map(self._event, events.split(BORDER)[:-1]))
@@ -84,7 +82,10 @@ class CitedChunks:
             return event + BORDER
         chunk = _decode_chunk(event[len(_DATA) :])
         if not chunk.choices:
-            return self._usage(event) if chunk.usage is not None and self._report else event + BORDER
+            if chunk.usage is None:
+                return event + BORDER
+            self._cited.generated()
+            return self._usage(event) if self._report else event + BORDER
         changes = {choice.index: self._take(choice) for choice in chunk.choices}
         if all(changes[choice.index] == (_content(choice), []) for choice in chunk.choices):
             return event + BORDER
@@ -126,7 +127,6 @@ class CitedChunks:
         return b"".join(_event({**fields, "choices": choices}) for choices in (first, then) if choices)
 
     def _usage(self, event: bytes) -> bytes:
-        self._cited.turn.timings["generate"] = monotonic() - self._began
         return _event({**_decode_any(event[len(_DATA) :]), "rag": self._cited.report()})
 
 
@@ -136,7 +136,6 @@ def _content(choice: _Choice) -> str:
 
 def whole(cited: Cited, *, report: bool) -> Callable[[bytes], bytes]:
     """Makes of a generator's whole answer one with citations."""
-    began = monotonic()
 
     def convert(body: bytes) -> bytes:
         fields = _decode_any(body)
@@ -148,8 +147,8 @@ def whole(cited: Cited, *, report: bool) -> Callable[[bytes], bytes]:
                 rest, more = text.end()
                 message["content"] = said + rest
                 message["annotations"] = [cited.url_citation(citation) for citation in citations + more]
+        cited.generated()
         if report:
-            cited.turn.timings["generate"] = monotonic() - began
             fields["rag"] = cited.report()
         return _encode(fields)
 

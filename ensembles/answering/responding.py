@@ -50,6 +50,7 @@ async def respond(chain: Chain, request: OpenAIRequest) -> OpenAIResponse:
         await answer.body.aclose()
     if answer.status >= 400:
         return OpenAIResponse(answer.status, answer.headers, Collected(body))
+    cited.generated()
     _fill(response, body)
     return _whole(response, cited)
 
@@ -90,7 +91,7 @@ async def _events(chain: Chain, turn: Turn, asked: ResponseRequest, response: Re
         try:
             if answer.status >= 400:
                 raise _refusal(answer.status, await whole_of(answer.body))
-            async for part in _generated(answer.body, response):
+            async for part in _generated(answer.body, response, cited):
                 yield part
         finally:
             await answer.body.aclose()
@@ -98,7 +99,7 @@ async def _events(chain: Chain, turn: Turn, asked: ResponseRequest, response: Re
         yield response.fail(error)
 
 
-async def _generated(body: Body, response: Response) -> AsyncIterator[bytes]:
+async def _generated(body: Body, response: Response, cited: Cited) -> AsyncIterator[bytes]:
     """The events of the message, as its chunks come. Raises `UpstreamError` for a stream that is broken."""
     yield response.open()
     finish = ""
@@ -117,6 +118,7 @@ async def _generated(body: Body, response: Response) -> AsyncIterator[bytes]:
             yield said
     if not finish:
         raise UpstreamProtocolError("The generator ended its stream before the answer was complete.")
+    cited.generated()
     yield response.close(finish)
     yield response.end(usage)
 

@@ -55,7 +55,7 @@ def test_a_stream_has_the_same_text_and_citations(served: RagServed) -> None:
     annotations = [annotation for delta in deltas for annotation in getattr(delta, "annotations", [])]
     assert text == "pears are green [1], aren't they?"
     assert [annotation["url_citation"]["title"] for annotation in annotations] == ["pears.md, Pears"]
-    assert chunks[-1].rag["timings"].keys() == {"embed", "retrieve", "rerank", "prompt", "generate"}
+    assert chunks[-1].rag["timings"].keys() == {"stores", "embed", "retrieve", "rerank", "prompt", "generate"}
     with served.alice.chat.completions.stream(
         model="fruit", messages=[{"role": "user", "content": QUESTION}]
     ) as stream:
@@ -130,7 +130,7 @@ def test_passages_are_had_without_an_answer(served: RagServed) -> None:
     body = {"model": "fruit", "query": "which fruit is green?", "max_num_results": 2}
     told: Any = served.alice.post("/rag/query", body=body, cast_to=object)
     assert len(told["passages"]) == 2
-    assert told["timings"].keys() == {"embed", "retrieve", "rerank", "total"}
+    assert told["timings"].keys() == {"stores", "embed", "retrieve", "rerank", "total"}
     with pytest.raises(openai.BadRequestError, match="does not support retrieve"):
         served.alice.post("/rag/query", body={**body, "model": "echo"}, cast_to=object)
 

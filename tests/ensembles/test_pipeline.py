@@ -131,7 +131,7 @@ async def test_timings_and_passages_are_told_on_request(ask: dict[str, Any], str
     model, house = built("red [1]")
     request = question(stream=stream, **ask)
     told = (await streamed(model, request))[-1] if stream else await whole(model, request)
-    assert told["rag"]["timings"].keys() == {"embed", "retrieve", "rerank", "prompt", "generate"}
+    assert told["rag"]["timings"].keys() == {"stores", "embed", "retrieve", "rerank", "prompt", "generate"}
     assert [passage["number"] for passage in told["rag"]["passages"]] == [1, 2, 3]
     assert not {"rag", "include_timings"} & house.models[GENERATOR].asked[-1][1].keys()
     assert told["usage"]["prompt_tokens"] == 7
@@ -212,6 +212,7 @@ async def test_nobodys_store_goes_before_the_tenants_own_and_others_are_not_ther
     with pytest.raises(NotFound, match="fruit"):
         await model.respond(question(tenant="snake"))
     library.stores.append(store())
+    model, _ = built("red", library=library)
     await whole(model, question(tenant="adam"))
     assert library.what("words")[-1][0] == "vs_fruit_"
 

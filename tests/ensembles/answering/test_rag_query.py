@@ -21,11 +21,11 @@ async def test_a_query_gets_passages_scores_and_timings_and_nothing_is_generated
     assert (told["object"], told["query"], told["degraded"]) == ("rag.query", "which is green?", {})
     assert [passage["text"] for passage in told["passages"]] == [house.library.chunks[i].text for i in (1, 0)]
     assert told["passages"][0]["scores"].keys() == {"dense", "words", "fused", "rerank"}
-    assert told["timings"].keys() == {"embed", "retrieve", "rerank", "total"}
+    assert told["timings"].keys() == {"stores", "embed", "retrieve", "rerank", "total"}
     assert house.models[GENERATOR].asked == []
 
 
-@pytest.mark.parametrize("fields", [{}, {"query": ""}, {"query": " "}, {"query": "a", "max_num_results": 51}])
+@pytest.mark.parametrize("fields", [{}, {"query": ""}, {"query": " "}, {"query": "a", "max_num_results": 1001}])
 async def test_a_query_that_is_wrong_is_refused(fields: dict[str, Any]) -> None:
     model, _ = built("red")
     with pytest.raises(InvalidRequest):
