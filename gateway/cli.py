@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import json
 import os
 import sys
 import types
@@ -193,6 +194,40 @@ def classify(
     ours = _ours()
     address = (url or f"{_local(ours)}:{ours.grpc_port}") if protocol == "grpc" else ""
     run(_server("" if address else url, api_key, ours), address, model, images, classes=classes, scaling=scaling)
+
+
+@app.command("eval")
+def evaluate(
+    dataset: Annotated[
+        Path, typer.Option(help="Folder with corpus.jsonl, queries.jsonl and qrels/.", exists=True, file_okay=False)
+    ],
+    split: Annotated[str, typer.Option(help="Which judgements: qrels/SPLIT.tsv.")] = "test",
+    store: Annotated[
+        str, typer.Option(help="Name of the vector store that holds the corpus, or will.", show_default="the folder's")
+    ] = "",
+    model: Annotated[
+        str, typer.Option("-m", "--model-name", help="Name of the pipeline.", show_default="the first")
+    ] = "",
+    clients: Annotated[int, typer.Option(min=1, max=64, help="How many ask at the same time.")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    url: Url = "",
+    api_key: Key = "",
+) -> None:
+    """Measure how well a pipeline of a running server finds the documents of a test collection in BEIR's layout."""
+    from gateway import beir, evaluation
+
+    measured = evaluation.evaluate(
+        _server(url, api_key, _ours()),
+        beir.read(dataset, split),
+        store=store or dataset.resolve().name,
+        model=model,
+        clients=clients,
+        output=Console(stderr=True),
+    )
+    if as_json:
+        print(json.dumps({"dataset": str(dataset), "split": split, **measured}))
+    else:
+        evaluation.show(measured, Console())
 
 
 @models.command("list")
