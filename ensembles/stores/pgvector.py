@@ -30,7 +30,12 @@ _CONNECT_SECONDS = 10.0
 _RETRY_SECONDS = 5.0
 _GRAPH_ROWS = 20_000
 _GRAPH_DIMENSIONS = 2_000
-_SETTINGS = {"hnsw.ef_search": "100", "hnsw.iterative_scan": "strict_order", "application_name": "tritium"}
+_SETTINGS = {
+    "hnsw.ef_search": "100",
+    "hnsw.iterative_scan": "strict_order",
+    "application_name": "tritium",
+    "jit": "off",
+}
 _BUILD_SETTINGS = "SET maintenance_work_mem = '512MB'"
 _COLUMNS = "c.file_id, c.filename, c.ordinal, c.text, c.page, c.heading, c.attributes"
 _FOUND = f"{_COLUMNS}, vector_send(c.vector) AS vector"
@@ -75,9 +80,11 @@ size AS (SELECT chunks::float8 AS count, words / greatest(chunks, 1)::float8 AS 
     WHERE name = $2),
 weights AS (SELECT word, ln(1 + (size.count - count(*) + 0.5) / (count(*) + 0.5)) AS weight FROM postings, size
     GROUP BY word, size.count),
-scores AS (SELECT p.chunk, sum(w.weight * p.count * 2.2 / (p.count + 1.2 * (0.25 + 0.75 * p.length / size.mean)))
-    AS score FROM postings p JOIN weights w USING (word), size GROUP BY p.chunk)
-SELECT {columns}, s.score FROM scores s JOIN {chunks} c ON c.id = s.chunk WHERE {condition}
+scores AS (SELECT p.chunk,
+    sum(w.weight * p.count * 2.2::float8 / (p.count + 1.2::float8 * (0.25 + 0.75::float8 * p.length / size.mean)))
+    AS score
+    FROM postings p JOIN weights w USING (word), size GROUP BY p.chunk)
+SELECT {columns}, s.score FROM {scores} s JOIN {chunks} c ON c.id = s.chunk WHERE {condition}
 ORDER BY s.score DESC, c.file_id, c.ordinal LIMIT $3
 """
 
@@ -147,10 +154,13 @@ class PostgresStore:
 
     async def words(self, collection: str, query: str, limit: int, condition: Filter | None = None) -> list[Hit]:
         arguments: list[object] = [list(dict.fromkeys(words_of(query)))[:_LONGEST_QUERY], collection, max(limit, 0)]
-        where = "true" if condition is None else matching(condition, arguments)
+        # Without a filter only the best are looked up among the chunks, with one all that have the words.
+        where, scores = "true", "(SELECT * FROM scores ORDER BY score DESC, chunk LIMIT $3)"
+        if condition is not None:
+            where, scores = matching(condition, arguments), "scores"
         names = {**_names(collection), "schema": _SCHEMA, "columns": _FOUND, "stem": _STEM}
         async with self._connection(collection) as connection:
-            rows = await connection.fetch(_WORDS.format(**names, condition=where), *arguments)
+            rows = await connection.fetch(_WORDS.format(**names, scores=scores, condition=where), *arguments)
         return [Hit(_found(row), row["score"]) for row in rows]
 
     async def size_bytes(self, collection: str) -> int:
@@ -226,7 +236,8 @@ class PostgresStore:
                 yield connection
         except asyncpg.UndefinedTableError as error:
             raise NotFound(f"There is no collection '{collection}'.") from error
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+            # `InternalClientError` is said of a connection that ended while nobody asked; a timeout is an `OSError`.
             raise Unavailable(f"PostgreSQL failed: {str(error)[:200]}", retry_after_seconds=_RETRY_SECONDS) from error
 
     @asynccontextmanager
