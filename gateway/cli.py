@@ -230,6 +230,22 @@ def evaluate(
         evaluation.show(measured, Console())
 
 
+@app.command()
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders.", metavar="PATH...")],
+    store: Annotated[str, typer.Option(help="Name or id of the vector store; made where there is none.")],
+    url: Url = "",
+    api_key: Key = "",
+) -> None:
+    """Put documents into a vector store of a running server, and wait until they can be searched.
+
+    What is there already stays, what has changed is replaced. Exits with 1 where a file could not be ingested.
+    """
+    from gateway.documents import ingest as run
+
+    raise typer.Exit(run(_server(url, api_key, _ours()), paths, store, Console(stderr=True)))
+
+
 @models.command("list")
 def list_models(
     url: Url = "", api_key: Key = "", model_repository: Repositories = None, model_config_name: ConfigName = ""

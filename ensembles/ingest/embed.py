@@ -51,8 +51,9 @@ _Part = tuple[_Entry, int, int]
 class Embedder:
     """Collects the texts of all callers. Tasks that send live while there is something to send."""
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, *, first_delay_seconds: float = _FIRST_DELAY_SECONDS) -> None:
         self._ask = ask
+        self._first_delay_seconds = first_delay_seconds
         self._queues: dict[str, _Queue] = {}
 
     async def embed(self, model: str, texts: Sequence[str]) -> list[bytes]:
@@ -66,7 +67,8 @@ class Embedder:
         queue = self._queues.setdefault(model, _Queue())
         entry = _Entry(texts, asyncio.get_running_loop().create_future(), vectors=[b""] * len(texts), open=len(texts))
         queue.entries.append(entry)
-        if len(queue.senders) < _UNDER_WAY:
+        wanted = len(queue.senders) + -(-len(texts) // queue.texts)
+        while len(queue.senders) < min(wanted, _UNDER_WAY):
             sender = asyncio.create_task(self._send(model, queue))
             queue.senders.add(sender)
             sender.add_done_callback(queue.senders.discard)
@@ -95,7 +97,7 @@ class Embedder:
     async def _send_parts(self, model: str, parts: Sequence[_Part]) -> None:
         """Send until it is answered or nobody wants it any more. What the model refuses is sent part by part."""
         failures = 0
-        delay_seconds = _FIRST_DELAY_SECONDS
+        delay_seconds = self._first_delay_seconds
         while any(not entry.done.done() for entry, _, _ in parts):
             try:
                 _give(parts, await self._ask([text for entry, a, b in parts for text in entry.texts[a:b]], model))

@@ -70,7 +70,12 @@ class Ingester:
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Work until it is cancelled: what is under way is then given back, for whoever comes next."""
+        """Work until it is cancelled: what is under way is then given back, for whoever comes next.
+
+        Nothing is opened before the library is begun.
+        """
+        while not self._library.is_begun():  # noqa: ASYNC110  # another process begins it
+            await asyncio.sleep(self._pace.look_seconds)
         sweeping = asyncio.create_task(self._sweep())
         optimising = asyncio.create_task(self._optimiser.run())
         try:
@@ -89,12 +94,11 @@ class Ingester:
             await asyncio.wait(tasks)
             await self._embedder.close()
             await self._parsers.close()
-            if self._library.is_begun():
-                await self._library.jobs.release(self._worker)
+            await self._library.jobs.release(self._worker)
 
     async def _fill(self) -> None:
         """Claim files as long as there are some, and room."""
-        while self._library.is_begun() and len(self._under_way) < self._pace.files:
+        while len(self._under_way) < self._pace.files:
             job = await self._library.jobs.claim(self._worker, self._pace.lease_seconds)
             if job is None:
                 return
@@ -191,6 +195,5 @@ class Ingester:
 
     async def _sweep(self) -> None:
         while True:
-            if self._library.is_begun():
-                await self._patiently(self._library.sweep)
+            await self._patiently(self._library.sweep)
             await asyncio.sleep(self._pace.sweep_seconds)

@@ -6,9 +6,9 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from time import monotonic
+from typing import Protocol
 
 from backends.errors import NotFound, Unavailable
-from ensembles.library import Library
 
 _log = logging.getLogger(__name__)
 
@@ -16,6 +16,12 @@ _LOOK_SECONDS = 0.5
 _QUIET_SECONDS = 1.5
 _MOST_CHUNKS = 5000
 _AGAIN_SECONDS = 600.0
+
+
+class Optimisable(Protocol):
+    """What is needed of a library."""
+
+    async def optimise(self, store: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -30,8 +36,17 @@ class Optimiser:
     The last is for what was deleted: stores let go of it only then.
     """
 
-    def __init__(self, library: Library, *, again_seconds: float = _AGAIN_SECONDS) -> None:
+    def __init__(
+        self,
+        library: Optimisable,
+        *,
+        look_seconds: float = _LOOK_SECONDS,
+        quiet_seconds: float = _QUIET_SECONDS,
+        again_seconds: float = _AGAIN_SECONDS,
+    ) -> None:
         self._library = library
+        self._look_seconds = look_seconds
+        self._quiet_seconds = quiet_seconds
         self._again_seconds = again_seconds
         self._changes: dict[str, _Change] = {}
         self._done_at: dict[str, float] = {}
@@ -45,7 +60,7 @@ class Optimiser:
     async def run(self) -> None:
         """Optimise whenever it is worth it, until cancelled."""
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(self._look_seconds)
             for store_id in self._due(monotonic()):
                 self._changes.pop(store_id, None)
                 try:
@@ -61,6 +76,6 @@ class Optimiser:
         changed = [
             store_id
             for store_id, change in self._changes.items()
-            if change.chunks >= _MOST_CHUNKS or now - change.last_at >= _QUIET_SECONDS
+            if change.chunks >= _MOST_CHUNKS or now - change.last_at >= self._quiet_seconds
         ]
         return changed or [each for each, at in self._done_at.items() if now - at >= self._again_seconds]

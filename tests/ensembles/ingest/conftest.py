@@ -1,0 +1,5 @@
+"""A library of each test's own."""
+
+from __future__ import annotations
+
+from tests.ensembles.library.conftest import shelf  # noqa: F401  # a fixture

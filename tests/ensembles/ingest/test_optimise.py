@@ -1,0 +1,83 @@
+"""The background optimiser: after bursts, amid long ones, and again after a while."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from backends.errors import NotFound, ServingError, Unavailable
+from ensembles.ingest.optimise import Optimiser
+from tests.processes import holds
+
+
+class Library:
+    """Notes what is optimised; fails with `errors` first."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.errors: list[ServingError] = []
+
+    async def optimise(self, store_id: str) -> None:
+        if self.errors:
+            raise self.errors.pop()
+        self.done.append(store_id)
+
+
+@pytest.fixture
+def library() -> Library:
+    return Library()
+
+
+@asynccontextmanager
+async def optimising(library: Library, **options: float) -> AsyncIterator[Callable[[str, int], None]]:
+    optimiser = Optimiser(library, look_seconds=0.01, **options)
+    running = asyncio.create_task(optimiser.run())
+    try:
+        yield optimiser.note
+        assert not running.done(), running
+    finally:
+        running.cancel()
+        await asyncio.wait((running,))
+
+
+async def test_a_burst_is_optimised_once_when_it_is_over(library):
+    async with optimising(library, quiet_seconds=0.1) as note:
+        for _ in range(5):
+            note("a", 1)
+            await asyncio.sleep(0.02)
+        assert library.done == []
+        await holds(lambda: library.done == ["a"])
+        await asyncio.sleep(0.2)
+        assert library.done == ["a"]
+
+
+async def test_a_long_burst_is_optimised_meanwhile(library):
+    async with optimising(library, quiet_seconds=60) as note:
+        note("a", 4999)
+        note("b", 5000)
+        await holds(lambda: library.done == ["b"])
+
+
+async def test_what_was_deleted_since_is_let_go_of_after_a_while(library):
+    async with optimising(library, quiet_seconds=0, again_seconds=0.05) as note:
+        note("a", 1)
+        await holds(lambda: library.done == ["a", "a", "a"])
+
+
+async def test_a_store_that_is_out_is_tried_again(library):
+    library.errors = [Unavailable("out"), Unavailable("out")]
+    async with optimising(library, quiet_seconds=0) as note:
+        note("a", 1)
+        await holds(lambda: library.done == ["a"])
+
+
+async def test_a_store_that_was_deleted_is_forgotten(library):
+    library.errors = [NotFound("gone")]
+    async with optimising(library, quiet_seconds=0, again_seconds=0) as note:
+        note("a", 1)
+        await holds(lambda: library.errors == [])
+        await asyncio.sleep(0.05)
+    assert library.done == []
