@@ -30,6 +30,9 @@ class Machine:
         yield _gauge("nv_cpu_memory_total_bytes", "CPU total memory (RAM), in bytes", memory["MemTotal"])
         used = memory["MemTotal"] - memory["MemAvailable"]
         yield _gauge("nv_cpu_memory_used_bytes", "CPU used memory (RAM), in bytes", used)
+        # Triton's dashboards ask for them; nothing here copies through pinned memory.
+        yield _gauge("nv_pinned_memory_pool_total_bytes", "Pinned memory pool total memory size, in bytes", 0)
+        yield _gauge("nv_pinned_memory_pool_used_bytes", "Pinned memory pool used memory size, in bytes", 0)
         for name, kind, description, read in _GPU_FAMILIES:
             family = Metric(name, description, kind)
             for gpu in self._gpus:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -9,7 +12,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from backends.config import ModelConfig, ResponseCache, TransactionPolicy
 from backends.statistics import CacheStatistics, Duration, InferenceStatistics, ModelStatistics
 from backends.worker.messages import Metric
+from gateway.machine import Machine
 from gateway.triton_metrics import Told, model_families, open_metrics, text
+
+RECORDED = Path(__file__).parents[1] / "conformance" / "metric_families.json"
+"""What Triton 2.51 tells on a machine without GPUs, with a response cache."""
 
 
 def _told(name: str = "simple", own: list[Metric] | None = None, **fields: object) -> Told:
@@ -28,6 +35,17 @@ def _told(name: str = "simple", own: list[Metric] | None = None, **fields: objec
 
 def _lines(*told: Told) -> list[str]:
     return text(model_families(told)).decode().splitlines()
+
+
+def test_every_family_of_triton_s_is_there_with_its_type_text_and_labels() -> None:
+    cached = _told("cached", response_cache=ResponseCache(enable=True))
+    cached.statistics.cache = CacheStatistics(size_bytes=100)
+    found = {
+        family.name: {"type": family.type, "help": family.documentation, "labels": [*family.samples[0].labels]}
+        for family in [*model_families([cached]), *Machine().families()]
+    }
+    expected = json.loads(RECORDED.read_text())
+    assert {name: found.get(name) for name in expected} == expected
 
 
 def test_names_labels_and_texts_are_triton_s() -> None:
