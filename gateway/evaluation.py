@@ -99,7 +99,7 @@ def show(measured: Mapping[str, Any], output: Console) -> None:
 
 
 def _written(of: Mapping[str, float], sign: str = "") -> str:
-    mean, low, high = (f"{of[key]:{sign}.3f}" for key in Estimate._fields)
+    mean, low, high = (f"{of[key]:{sign}.3f}".replace("0.", ".") for key in Estimate._fields)
     return f"{mean} ({low} to {high})"
 
 

@@ -21,6 +21,9 @@ from ensembles.asking import ask
 from ensembles.options import read
 from ensembles.step import Passage, Surroundings, Turn
 
+# What the best passages have in common counts twice as much as the question: any share from 1 to 3 does as well.
+_BEST = 2
+
 
 class Options(msgspec.Struct, frozen=True):
     """`model` scores the first `candidates`, which stay before the others.
@@ -33,7 +36,7 @@ class Options(msgspec.Struct, frozen=True):
     model: str
     candidates: Annotated[int, Meta(ge=1, le=1000)] = 20
     weight: Annotated[float, Meta(ge=0, le=1)] = 0.5
-    feedback: Annotated[int, Meta(ge=0, le=1000)] = 5
+    feedback: Annotated[int, Meta(ge=0, le=1000)] = 3
     feedback_weight: Annotated[float, Meta(ge=0, le=1)] = 1 / 3
 
 
@@ -97,7 +100,7 @@ def follow(passages: Sequence[Passage], vector: bytes, count: int, weight: float
     question = _unit(array("f", vector))
     vectors = [_unit(array("f", passage.chunk.vector)) for passage in passages]
     best = _unit([sum(numbers) for numbers in zip(*vectors[:count], strict=True)])
-    aim = _unit([one + other for one, other in zip(question, best, strict=True)])
+    aim = _unit([one + _BEST * other for one, other in zip(question, best, strict=True)])
     cosines = [sum(map(mul, aim, each)) for each in vectors]
     for passage, cosine, near in zip(passages, cosines, _stretched(cosines), strict=True):
         passage.scores["feedback"] = cosine
