@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import urllib.request
 from dataclasses import dataclass, fields
 
+import msgspec
 import pytest
 
 from backends.config import ModelConfig
@@ -18,6 +21,7 @@ from backends.engine import addresses, naming, routing
 from backends.kinds import find_kind
 from backends.repository import load
 from backends.worker import text
+from ensembles.answering.recipe import Recipe
 from gateway.settings import Settings, flag, read, shown
 from tests.conftest import DEMO_MODEL
 from tests.servers import ROOT, serving
@@ -99,10 +103,17 @@ def test_a_shell_example_runs(example, tritium_server):
 
 @pytest.mark.engine
 @pytest.mark.parametrize("example", of("python"), ids=str)
-def test_a_python_example_runs(example, tritium_server):
+def test_a_python_example_runs(example, tritium_server, tmp_path):
+    shutil.copy(ROOT / "README.md", tmp_path)
+    (tmp_path / "manual.pdf").write_bytes(pdf("To clean the pump, open the lid and rinse it with warm water."))
     script = example.at(tritium_server.http_port, tritium_server.metrics_port)
     ended = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=EXAMPLE_SECONDS, check=False
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=EXAMPLE_SECONDS,
+        check=False,
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip()
@@ -170,6 +181,17 @@ def test_the_table_of_texts_is_that_of_the_code():
     assert rows["max_batch_tokens"] == f"`{text.Text('embed', (), '').max_batch_tokens}`"
 
 
+def test_the_tables_of_pipelines_are_those_of_the_code():
+    section = README.split("\n## Answers from documents\n")[1].split("\n## ")[0]
+    recipe, steps = section.split("| step | options |")
+    rows = re.findall(r"^\| `(\w+)` \| (?:`(.*?)`)? *\|", recipe, re.MULTILINE)
+    assert [name for name, _ in rows] == [field.name for field in msgspec.structs.fields(Recipe)]
+    assert dict(rows)["top_k"] == str(Recipe("x").top_k)
+    for name, options in re.findall(r"^\| `(\w+)` \| (.*?) \|", steps, re.MULTILINE):
+        known = msgspec.structs.fields(importlib.import_module(f"ensembles.steps.{name}").Options)
+        assert re.findall(r"`(\w+)`", options) == [field.name for field in known]
+
+
 def test_the_table_of_settings_is_that_of_the_code():
     rows = [
         f"| `{flag(name)}` | {f'`{shown(field.default)}`' if shown(field.default) else ''} | {field.description} |"
@@ -194,6 +216,26 @@ def test_the_table_of_the_api_is_that_of_the_server(tritium_server):
 def test_every_file_that_the_readme_names_exists():
     for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def pdf(text):
+    """One page with this text, written by hand (ISO 32000-1)."""
+    stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET".encode()
+    fonts = b"<< /Font << /F1 5 0 R >> >>"
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R /Resources %b >>" % fonts,
+        b"<< /Length %d >>\nstream\n%b\nendstream" % (len(stream), stream),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    ]
+    data, places = b"%PDF-1.4\n", []
+    for number, body in enumerate(objects, 1):
+        places.append(len(data))
+        data += b"%d 0 obj\n%b\nendobj\n" % (number, body)
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    head = b"xref\n0 %d\n0000000000 65535 f \n%btrailer\n<< /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n"
+    return data + head % (len(objects) + 1, table, len(objects) + 1, len(data))
 
 
 def _listens(port: int) -> bool:
