@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from backends.errors import ModelNotFound, ModelNotReady, ServingError, Unavailable
 from backends.model import Models
@@ -67,6 +68,7 @@ class Ingester:
         self._pace = pace or Pace()
         self._embedder = Embedder(library.embed)
         self._optimiser = Optimiser(library)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -164,7 +166,10 @@ class Ingester:
             Chunk(job.file_id, job.filename, ordinal, piece.text, piece.page, piece.heading, vector=vector)
             for ordinal, (piece, vector) in enumerate(zip(pieces, vectors, strict=True))
         ]
-        if await self._patiently(lambda: self._library.jobs.complete(job, chunks, name)):
+        # One after the other in each store: changes of one that meet are tried again, at five times the cost.
+        async with self._turns.setdefault(job.store_id, asyncio.Lock()):
+            is_done = await self._patiently(lambda: self._library.jobs.complete(job, chunks, name))
+        if is_done:
             self._optimiser.note(job.store_id, len(chunks))
 
     async def _fail(self, job: Job, code: ErrorCode, message: str) -> None:

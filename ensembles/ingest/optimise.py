@@ -15,6 +15,8 @@ _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.5
 _QUIET_SECONDS = 1.5
 _MOST_CHUNKS = 5000
+# Each file leaves a fragment, which every later change and search looks at.
+_MOST_FILES = 128
 _AGAIN_SECONDS = 600.0
 
 
@@ -26,6 +28,7 @@ class Optimisable(Protocol):
 
 @dataclass(slots=True)
 class _Change:
+    files: int = 0
     chunks: int = 0
     last_at: float = 0.0
 
@@ -52,8 +55,9 @@ class Optimiser:
         self._done_at: dict[str, float] = {}
 
     def note(self, store_id: str, chunks: int) -> None:
-        """So many chunks were put into a store."""
+        """A file of so many chunks was put into a store."""
         change = self._changes.setdefault(store_id, _Change())
+        change.files += 1
         change.chunks += chunks
         change.last_at = monotonic()
 
@@ -76,6 +80,8 @@ class Optimiser:
         changed = [
             store_id
             for store_id, change in self._changes.items()
-            if change.chunks >= _MOST_CHUNKS or now - change.last_at >= self._quiet_seconds
+            if change.chunks >= _MOST_CHUNKS
+            or change.files >= _MOST_FILES
+            or now - change.last_at >= self._quiet_seconds
         ]
         return changed or [each for each, at in self._done_at.items() if now - at >= self._again_seconds]
