@@ -7,26 +7,10 @@ twice, the second time with the other number of chunks.
 from __future__ import annotations
 
 import asyncio
-import struct
 import sys
 
 from ensembles.stores.opening import open_store
-from ensembles.stores.store import Chunk
-
-DIMENSIONS = 4
-SIZES = (7, 4)
-
-
-def written(file_id: str, size: int) -> list[Chunk]:
-    """The chunks of a file that has `size` of them; each says how many."""
-    return [
-        Chunk(file_id, f"{file_id}.txt", ordinal, f"piece {ordinal} of {size}", vector=vector(1, ordinal, size, 0))
-        for ordinal in range(size)
-    ]
-
-
-def vector(*numbers: float) -> bytes:
-    return struct.pack(f"<{len(numbers)}f", *numbers)
+from tests.conformance.store_chunks import SIZES, written
 
 
 async def main(url: str, collection: str, prefix: str, count: int) -> None:

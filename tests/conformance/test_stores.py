@@ -3,81 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
 from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from backends.errors import InvalidRequest, NotFound, Unavailable
-from ensembles.stores.filters import Comparison, Compound
+from ensembles.stores.filters import Comparison
 from ensembles.stores.opening import open_store
-from ensembles.stores.store import Chunk, Hit, Store
-from tests.conformance.store_writer import DIMENSIONS, SIZES, vector, written
-from tests.postgres_servers import postgres_server
-from tests.servers import ROOT, free_ports
-from tests.waiting import eventually_async
-
-KINDS = ["lancedb", pytest.param("postgres", marks=pytest.mark.slow)]
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    with postgres_server() as server:
-        yield server.url
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def url(request, tmp_path_factory) -> str:
-    if request.param == "postgres":
-        return request.getfixturevalue("postgres")
-    return str(tmp_path_factory.mktemp("chunks"))
-
-
-@pytest.fixture
-async def opening(url) -> AsyncIterator[Callable[[], Store]]:
-    """Opens the store again, as another process would."""
-    async with contextlib.AsyncExitStack() as stack:
-
-        def opened() -> Store:
-            store = open_store(url)
-            stack.push_async_callback(store.close)
-            return store
-
-        yield opened
-
-
-@pytest.fixture
-async def store(opening) -> Store:
-    return opening()
-
-
-@pytest.fixture
-async def collection(store) -> str:
-    name = f"vs_{uuid4().hex}"
-    await store.create(name, DIMENSIONS)
-    return name
-
-
-def texts(*pieces, file_id="f", **fields):
-    return [
-        Chunk(file_id, f"{file_id}.txt", ordinal, text, vector=vector(1, ordinal, 0, 0), **fields)
-        for ordinal, text in enumerate(pieces)
-    ]
-
-
-def found(hits):
-    scores = [hit.score for hit in hits]
-    assert scores == sorted(scores, reverse=True)
-    return [hit.chunk.id for hit in hits]
-
+from ensembles.stores.store import Chunk
+from tests.conformance.store_chunks import DIMENSIONS, found, texts, vector, written
+from tests.servers import free_ports
 
 CALLS = {
     "put": lambda store, name: store.put(name, "f", written("f", 1)),
@@ -270,220 +206,6 @@ async def test_a_query_of_anything_breaks_nothing(store, collection, query):
     assert await store.words(collection, query, 5) == []
 
 
-KEYS = ["a", "a.b", "it's", '"', "%", "", "$.a", "ключ", "a\\", "{}"]
-STRINGS = ["", "a", "A", "b", "it's", "%", "_", "\\", '"', "1", "true", "null", "é", "zz", "😀", "\uffff"]
-scalars = st.one_of(
-    st.sampled_from(STRINGS),
-    st.text(max_size=4).filter(lambda text: "\x00" not in text),
-    st.booleans(),
-    st.sampled_from([0, 1, -1, 2, 10, 0.1, -0.0, 1e300, 5e-324]),
-    st.integers(-(2**53), 2**53),
-    st.floats(allow_nan=False, allow_infinity=False),
-)
-keys = st.sampled_from(KEYS)
-comparisons = st.one_of(
-    st.builds(Comparison, st.sampled_from(["eq", "ne", "gt", "gte", "lt", "lte"]), keys, scalars),
-    st.builds(Comparison, st.sampled_from(["in", "nin"]), keys, st.lists(scalars, max_size=4)),
-)
-filters = st.recursive(
-    comparisons,
-    lambda members: st.builds(Compound, st.sampled_from(["and", "or"]), st.lists(members, min_size=1, max_size=3)),
-    max_leaves=6,
-)
-
-
-def holds(condition, attributes):
-    """The filter in Python."""
-    if isinstance(condition, Compound):
-        every = all if condition.type == "and" else any
-        return every(holds(member, attributes) for member in condition.filters)
-    there = attributes.get(condition.key)
-
-    def equals(value):
-        return kind(there) == kind(value) and there == value
-
-    if condition.type in {"in", "nin"}:
-        return any(map(equals, condition.value)) is (condition.type == "in")
-    if condition.type in {"eq", "ne"}:
-        return equals(condition.value) is (condition.type == "eq")
-    if kind(there) != kind(condition.value):
-        return False
-    return {
-        "gt": there > condition.value,
-        "gte": there >= condition.value,
-        "lt": there < condition.value,
-        "lte": there <= condition.value,
-    }[condition.type]
-
-
-def kind(value):
-    return float if type(value) is int else type(value)
-
-
-@pytest.fixture(scope="module")
-def filtered(url):
-    """A collection of four files, and a loop to ask it in."""
-    with asyncio.Runner() as runner:
-        store, name = open_store(url), f"vs_{uuid4().hex}"
-
-        async def fill():
-            await store.create(name, DIMENSIONS)
-            for number in range(4):
-                await store.put(name, f"f{number}", texts("same text", file_id=f"f{number}"))
-
-        runner.run(fill())
-        yield runner, store, name
-        runner.run(store.close())
-
-
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    attributes=st.lists(st.dictionaries(keys, scalars, max_size=4), min_size=4, max_size=4),
-    asked=st.lists(filters, min_size=1, max_size=8),
-)
-def test_a_filter_lets_through_what_it_says_and_nothing_else(filtered, attributes, asked):
-    runner, store, name = filtered
-
-    async def ask():
-        for number, of in enumerate(attributes):
-            await store.set_attributes(name, f"f{number}", of)
-        for condition in asked:
-            expected = {f"f{number}:0" for number, of in enumerate(attributes) if holds(condition, of)}
-            dense, words = await asyncio.gather(
-                store.dense(name, vector(1, 0, 0, 0), 9, condition), store.words(name, "same", 9, condition)
-            )
-            assert set(found(dense)) == set(found(words)) == expected, condition
-
-    runner.run(ask())
-
-
-async def test_a_filter_finds_the_few_among_the_many(store, collection):
-    await store.put(
-        collection, "few", [Chunk("few", "few", 0, "same", vector=vector(-1, 0, 0, 0), attributes={"is": "it"})]
-    )
-    for number in range(5):
-        await store.put(collection, f"f{number}", texts(*["same"] * 100, file_id=f"f{number}"))
-    assert found(await store.dense(collection, vector(1, 0, 0, 0), 3, Comparison("eq", "is", "it"))) == ["few:0"]
-    assert found(await store.words(collection, "same", 3, Comparison("eq", "is", "it"))) == ["few:0"]
-
-
-async def test_a_filter_may_name_very_many_values(store, collection):
-    await store.put(collection, "f", texts("same", attributes={"number": 17_499}))
-    for wanted in (range(17_500), range(17_499)):
-        condition = Comparison("in", "number", list(wanted))
-        assert len(await store.words(collection, "same", 3, condition)) == (17_499 in wanted)
-        assert len(await store.dense(collection, vector(1, 0, 0, 0), 3, condition)) == (17_499 in wanted)
-
-
-async def test_writers_at_once_lose_nothing(opening, collection):
-    stores = [opening() for _ in range(4)]
-
-    async def write(store, prefix):
-        for number in range(8):
-            await store.put(collection, f"{prefix}{number}", written(f"{prefix}{number}", 3))
-            if number % 2:
-                await store.remove(collection, f"{prefix}{number}")
-
-    await asyncio.gather(*(write(store, prefix) for store, prefix in zip(stores, "abcd", strict=True)))
-    hits = await stores[0].words(collection, "piece", 1000)
-    assert sorted(hit.chunk.id for hit in hits) == sorted(
-        f"{prefix}{number}:{ordinal}" for prefix in "abcd" for number in (0, 2, 4, 6) for ordinal in range(3)
-    )
-
-
-async def test_a_file_put_by_several_at_once_is_that_of_one_of_them(opening, collection):
-    stores = [opening() for _ in range(4)]
-    for _ in range(3):
-        await asyncio.gather(
-            *(store.put(collection, "f", written("f", size)) for size, store in enumerate(stores, start=3))
-        )
-        assert_whole("f", await stores[0].read(collection, "f"), sizes=range(3, 7))
-
-
-def assert_whole(file_id, chunks, sizes=SIZES):
-    """All chunks of one writing, each once."""
-    assert any([chunk.text for chunk in chunks] == [c.text for c in written(file_id, size)] for size in sizes), chunks
-
-
-@pytest.mark.parametrize("turns", [1, 2, 4, 8, 16, 64, 256])
-async def test_a_put_that_is_cancelled_leaves_the_old_file_or_the_new_one(store, opening, collection, turns):
-    await store.put(collection, "f", written("f", 4))
-    putting = asyncio.create_task(store.put(collection, "f", written("f", 7)))
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    putting.cancel()
-    await asyncio.wait([putting])
-    assert_whole("f", await opening().read(collection, "f"))
-    await store.put(collection, "f", written("f", 4))
-    assert len(await store.read(collection, "f")) == 4
-
-
-async def test_a_search_that_is_cancelled_harms_no_other(store, collection):
-    await store.put(collection, "f", written("f", 4))
-    for _ in range(20):
-        searching = asyncio.create_task(store.dense(collection, vector(1, 0, 0, 0), 3))
-        await asyncio.sleep(0)
-        searching.cancel()
-        await asyncio.wait([searching])
-    assert len(await store.words(collection, "piece", 9)) == 4
-
-
-@contextlib.contextmanager
-def writing(url, collection, prefix, count):
-    """Another process that puts files."""
-    argv = [sys.executable, "-m", "tests.conformance.store_writer", url, collection, prefix, str(count)]
-    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        os.set_blocking(process.stdout.fileno(), False)
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-@pytest.mark.slow
-async def test_readers_see_whole_files_while_other_processes_write_and_optimise(url, store, opening, collection):
-    optimiser = opening()
-    seen = 0
-    with writing(url, collection, "a", 15) as one, writing(url, collection, "b", 15) as other:
-        while one.poll() is None or other.poll() is None:
-            by_file: dict[str, list[Hit]] = {}
-            for hit in await store.words(collection, "piece", 1000):
-                by_file.setdefault(hit.chunk.file_id, []).append(hit)
-            for file_id, hits in by_file.items():
-                assert_whole(file_id, sorted((hit.chunk for hit in hits), key=lambda chunk: chunk.ordinal))
-            assert await store.dense(collection, vector(1, 0, 0, 0), 3) or not by_file
-            seen += len(by_file)
-            await optimiser.optimise(collection)
-        assert (one.returncode, other.returncode) == (0, 0)
-    assert seen > 0
-    for file_id in (f"{prefix}{number}" for prefix in "ab" for number in range(15)):
-        assert len(await store.read(collection, file_id)) == SIZES[-1]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("after", range(3, 10))
-async def test_files_are_whole_or_not_there_after_their_writer_was_killed(url, store, collection, after):
-    acknowledged: list[str] = []
-    with writing(url, collection, "f", 10_000) as process:
-
-        async def enough():
-            acknowledged.extend(iter(process.stdout.readline, ""))
-            return len(acknowledged) >= after
-
-        await eventually_async(enough, seconds=30)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        acknowledged.extend(process.stdout.read().splitlines(keepends=True))
-    whole = {line.strip() for line in acknowledged if line.endswith("\n")}
-    for file_id in whole:
-        assert_whole(file_id, await store.read(collection, file_id))
-    for hit in await store.words(collection, "piece", 10_000):
-        assert_whole(hit.chunk.file_id, await store.read(collection, hit.chunk.file_id))
-    await store.optimise(collection)
-    await store.put(collection, "f0", written("f0", 7))
-    assert len(await store.read(collection, "f0")) == 7
-
-
 async def test_a_collection_takes_more_with_more_in_it(store, collection):
     before = await store.size_bytes(collection)
     for number in range(20):
@@ -491,9 +213,9 @@ async def test_a_collection_takes_more_with_more_in_it(store, collection):
     assert await store.size_bytes(collection) > before + 20 * 1000
 
 
-async def test_a_place_that_cannot_be_reached_is_unavailable(url, tmp_path):
+async def test_a_place_that_cannot_be_reached_is_unavailable(store_url, tmp_path):
     (tmp_path / "file").touch()
-    lost = f"postgresql://127.0.0.1:{free_ports(1)[0]}/x" if "://" in url else str(tmp_path / "file" / "chunks")
+    lost = f"postgresql://127.0.0.1:{free_ports(1)[0]}/x" if "://" in store_url else str(tmp_path / "file" / "chunks")
     store = open_store(lost)
     with pytest.raises(Unavailable):
         await store.create("vs_x", DIMENSIONS)
