@@ -105,7 +105,7 @@ services:
 lock:
 	@rm -rf build/lock && $(or $(PYTHON),python3) -m venv build/lock
 	@build/lock/bin/python -m pip install --quiet --upgrade setuptools
-	@build/lock/bin/python -m pip install --quiet --no-build-isolation --editable ".[llamacpp,onnxruntime,text,images,dev]"
+	@build/lock/bin/python -m pip install --quiet --no-build-isolation --editable ".[llamacpp,onnxruntime,text,kserve,images,rag,postgres,dev]"
 	@{ echo "# Every package of .venv, direct and transitive, for Python 3.11 to 3.13; \`make lock\` writes it anew."; \
 		build/lock/bin/python -m pip freeze --all --exclude-editable --exclude pip | tr 'A-Z_' 'a-z-'; } >constraints.txt
 
