@@ -101,9 +101,9 @@ def _is_text(head: bytes) -> bool:
 
 
 def is_wide(head: bytes) -> bool:
-    """Whether it looks like UTF-16 without a mark: the zeros stand at even places alone, or at odd ones."""
+    """Whether it looks like UTF-16 without a mark: most even places are zeros, or most odd ones, and no others."""
     even, odd = head[::2].count(0), head[1::2].count(0)
-    return min(even, odd) * 20 < max(even, odd) and max(even, odd) * 4 > len(head) // 2
+    return min(even, odd) * 20 < max(even, odd) and max(even, odd) * 4 > len(head)
 
 
 def _packed(path: Path) -> Format | None:

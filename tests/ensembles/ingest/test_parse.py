@@ -158,7 +158,7 @@ def test_a_document_that_is_broken_is_invalid(refused, data, filename, what):
 
 @pytest.mark.parametrize(
     ("data", "filename"),
-    [(RANDOM, "a.bin"), (RANDOM, "README"), (documents.packed(["a.txt"]), "a.zip"), (b"\x7fELF\0\0", "a")],
+    [(RANDOM, "a.bin"), (RANDOM, "README"), (documents.packed(["a.txt"]), "a.zip"), (b"\x7fELF\x00\x01\x02", "a")],
 )
 def test_what_is_not_read_here_is_unsupported(refused, data, filename):
     code, message = refused(data, filename)
