@@ -21,7 +21,7 @@ from rich.table import Table
 
 from gateway import beir
 from gateway.client import Server, ServerError
-from gateway.relevance import Estimate, estimate, ndcg, recall
+from gateway.relevance import estimate, ndcg, recall
 
 WAYS: dict[str, dict[str, Any]] = {
     "dense": {"ranker": "none", "hybrid_search": {"embedding_weight": 1, "text_weight": 0}},
@@ -91,16 +91,17 @@ def show(measured: Mapping[str, Any], output: Console) -> None:
     for column in ("", *MEASURES, "median"):
         table.add_column(column)
     for way, of in measured["ways"].items():
-        table.add_row(way, *(_written(of[measure]) for measure in MEASURES), f"{of['median_ms']} ms")
+        table.add_row(
+            way, *(_written(of[measure], "{:.3f}–{:.3f}") for measure in MEASURES), f"{of['median_ms']:.0f} ms"
+        )
     output.print(f"{measured['queries']} queries, {measured['documents']} documents, model {measured['model']}")
     output.print(table)
     for pair, of in measured["gains"].items():
-        output.print(f"{pair}: {_written(of, sign='+')} ndcg@10")
+        output.print(f"{pair}: {_written(of, '{:+.3f} to {:+.3f}')} ndcg@10")
 
 
-def _written(of: Mapping[str, float], sign: str = "") -> str:
-    mean, low, high = (f"{of[key]:{sign}.3f}".replace("0.", ".") for key in Estimate._fields)
-    return f"{mean} ({low} to {high})"
+def _written(of: Mapping[str, float], interval: str) -> str:
+    return f"{of['mean']:.3f} ({interval.format(of['low'], of['high'])})".replace("0.", ".")
 
 
 def _pipeline(server: Server) -> str:

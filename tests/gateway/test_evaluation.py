@@ -141,5 +141,5 @@ def test_the_table_has_a_row_a_way_with_its_interval(capsys):
     show(run(FakeServer()), Console(width=120))
     told = capsys.readouterr().out
     assert "2 queries, 3 documents, model rag" in told
-    assert ".750 (.500 to 1.000)" in told
-    assert "reranked over hybrid: +.000 (+.000 to +.000) ndcg@10" in told
+    assert ".750 (.500–1.000)" in told
+    assert "reranked over hybrid: .000 (+.000 to +.000) ndcg@10" in told
