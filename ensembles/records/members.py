@@ -140,7 +140,7 @@ async def _key(connection: AsyncConnection, store_id: str, file_id: str, param: 
     if not file_id:
         return ""
     query = select(_MEMBERS.key).where(_MEMBERS.store_id == store_id, _MEMBERS.file_id == file_id)
-    key: str | None = (await connection.execute(query.order_by(LIVE.desc(), _MEMBERS.key.desc()).limit(1))).scalar()
+    key: str | None = (await connection.execute(query.order_by(_MEMBERS.key.desc()).limit(1))).scalar()
     if key is None:
         raise InvalidRequest(f"'{param}' names no file of the vector store: '{file_id[:64]}'.", param=param)
     return key
