@@ -146,6 +146,15 @@ class FakeModel:
     def lacking(self) -> ModelNotReady | None:
         return None if self.is_ready else ModelNotReady("not ready")
 
+    def work(self) -> dict[str, int]:
+        return {}
+
+    def connections(self) -> tuple[int, int]:
+        return 0, 0
+
+    def close(self) -> None:
+        pass
+
     async def respond(self, request: OpenAIRequest) -> OpenAIResponse:
         fields = msgspec.json.decode(request.body)
         self.asked.append((request.path, fields))
