@@ -12,6 +12,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 _LARGE_BYTES = 1 << 18
+_MOST_CLAIMED = 8
+"""How many times as much as has come a client gets memory for by saying how much it will send."""
 
 
 class ClientLeft(Exception):
@@ -50,7 +52,8 @@ async def gather(
 ) -> bytes | bytearray:
     """The request's body as it came. Raises `BodyTooLarge`, `ClientLeft`.
 
-    One that says how long it is goes into a buffer of that length as it comes, past ASGI with the client's `wire`.
+    One that says how long it is goes into a buffer of that length, once some of it has come, past ASGI with the
+    client's `wire`.
     """
     declared = headers.get(b"content-length", b"0")
     expected = int(declared) if declared.isdigit() else 0
@@ -62,7 +65,7 @@ async def gather(
         if len(piece) > limit_bytes:
             raise _too_large(limit_bytes)
         return piece
-    body = bytearray(expected)
+    body = bytearray()
     size = 0
     while True:
         end = size + len(piece)
@@ -72,7 +75,10 @@ async def gather(
         size = end
         if not message.get("more_body"):
             return body
-        if wire is not None and expected - size > _LARGE_BYTES:
+        if len(body) == size >= expected // _MOST_CLAIMED and expected - size > _LARGE_BYTES:
+            body, came = bytearray(expected), body
+            body[:size] = came
+        if wire is not None and len(body) - size > _LARGE_BYTES:
             try:
                 if await wire.fill(body, size):
                     return body

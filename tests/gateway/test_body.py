@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
 
 from backends.errors import BodyTooLarge, InvalidRequest
-from gateway.body import ClientLeft, read_body
+from gateway.body import ClientLeft, gather, read_body
 
 LIMIT = 10
 
@@ -62,3 +63,25 @@ async def test_no_encoding_by_any_name_is_accepted(encoding: bytes) -> None:
 async def test_a_client_that_leaves_before_its_body_is_in_is_told_apart(parts: list[bytes]) -> None:
     with pytest.raises(ClientLeft):
         await read_body(Upload(*parts, is_whole=False), {b"content-length": b"5"}, LIMIT)
+
+
+@pytest.mark.parametrize("parts", [[b"0"] * 8, [b"012", b"3456", b"7"], [b"01234567"]])
+async def test_gathered_parts_come_out_joined(parts: list[bytes]) -> None:
+    assert await gather(Upload(*parts), {b"content-length": b"8"}, LIMIT) == b"".join(parts)
+
+
+@pytest.mark.parametrize("size", [1 << 19, 1 << 22])
+async def test_a_large_body_is_gathered_whole(size: int) -> None:
+    parts = [bytes([number]) * (size // 16) for number in range(16)]
+    body = await gather(Upload(*parts), {b"content-length": b"%d" % size}, size)
+    assert body == b"".join(parts)
+
+
+async def test_what_a_client_says_that_it_will_send_costs_no_memory_before_it_comes() -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(ClientLeft):
+            await gather(Upload(b"0" * 1000, b"1" * 1000, is_whole=False), {b"content-length": b"64000000"}, 1 << 26)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
