@@ -3,6 +3,7 @@
 # make check   format, lint, types, import contracts, module lengths
 # make bench   the benchmark beside other gateways; bench-routing: the cost of a routing decision; bench-cache: what it finds cached
 # make bench-infer   inference beside real Triton, which it installs (1.5 GB, Python 3.11)
+# make bench-rag   search, ingestion and chats over documents, beside onnxruntime alone and Haystack, which it installs (200 MB)
 #
 # ENGINE=llamacpp|vllm|transformers|tensorrtllm|sglang  what serves the demo model
 # ARGS="…"  more flags of `tritium serve`
@@ -22,7 +23,7 @@ ENGINES_DIR := $(or $(TRITIUM_ENGINES_DIR),.engines)
 PYTHON ?=
 export PYTHON
 
-.PHONY: serve test test-fast test-slow test-gpu check format bench bench-routing bench-cache bench-infer lock clean venv venv-dev weights test-weights engine-llamacpp engine-vllm engine-transformers engine-tensorrtllm engine-sglang engines services
+.PHONY: serve test test-fast test-slow test-gpu check format bench bench-routing bench-cache bench-infer bench-rag lock clean venv venv-dev weights test-weights engine-llamacpp engine-vllm engine-transformers engine-tensorrtllm engine-sglang engines services
 
 serve: venv weights engine-$(ENGINE)
 	@exec .venv/bin/tritium serve --model-repository model_repository \
@@ -61,6 +62,9 @@ bench-cache: venv-dev
 
 bench-infer: venv-dev
 	@.venv/bin/python -m tests.bench.infer $(ARGS)
+
+bench-rag: venv-dev weights
+	@.venv/bin/python -m tests.bench.rag $(ARGS)
 
 venv:
 	@deploy/venv.sh serve
