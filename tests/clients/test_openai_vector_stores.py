@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import httpx
@@ -193,6 +195,23 @@ def test_files_are_found_by_words_meaning_and_attributes(client: openai.OpenAI, 
         max_num_results=2,
     )
     assert {result.content[0].text for result in both.data} == {"An apple is a fruit.", "A ship is a large boat."}
+
+
+def test_an_expired_store_says_so_and_is_searched_no_more(client: openai.OpenAI, served: FilesServed):
+    made = client.vector_stores.create(expires_after={"anchor": "last_active_at", "days": 1})
+    file = put(client, made)
+    with closing(sqlite3.connect(served.data_dir / "records.db")) as records, records:
+        records.execute("UPDATE vector_stores SET expires_at = 1 WHERE id = ?", (made.id,))
+    assert client.vector_stores.retrieve(made.id).status == "expired"
+    for ask in (
+        lambda: client.vector_stores.search(made.id, query="apple"),
+        lambda: client.vector_stores.files.create(made.id, file_id=file.id),
+        lambda: client.vector_stores.update(made.id, expires_after=None),
+    ):
+        with pytest.raises(openai.BadRequestError) as caught:
+            ask()
+        assert (caught.value.code, caught.value.param) == ("vector_store_expired", "vector_store_id")
+    assert client.vector_stores.delete(made.id).deleted
 
 
 def test_a_search_has_the_fields_of_a_page(served: FilesServed, store: VectorStore):
