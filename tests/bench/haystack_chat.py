@@ -7,6 +7,7 @@ milliseconds to its first text.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -78,6 +79,7 @@ def pipeline(url: str, models: dict[str, str], chunks: list[str], top_k: int, fi
 
 
 def main() -> None:
+    logging.getLogger("haystack").setLevel(logging.ERROR)  # it warns of each answer that `max_tokens` ends
     came: list[float] = []
     asked = json.loads(sys.stdin.readline())
     made = pipeline(**asked, first=lambda chunk: came.append(time.perf_counter()) if chunk.content else None)

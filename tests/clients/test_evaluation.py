@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gateway.client import Server
 from tests.clients.rag_served import FRUIT, RagServed, serving_rag
 from tests.servers import TRITIUM
 
@@ -47,3 +48,9 @@ def test_a_collection_is_ingested_once_and_measured(served: RagServed, dataset: 
     )
     assert "bm25" in run(served, dataset)
     assert served.alice.vector_stores.retrieve(measured["store"]).file_counts.total == 3
+
+
+def test_files_keep_their_names_on_their_way(served: RagServed) -> None:
+    server = Server(served.server.url, "alice-key")
+    assert server.upload("Grüße; an (1) 量子.md", b"text")["filename"] == "Grüße; an (1) 量子.md"
+    assert "\n" not in server.upload("two\nlines.md", b"text")["filename"]
