@@ -17,13 +17,15 @@ _QUIET_SECONDS = 1.5
 _MOST_CHUNKS = 5000
 # Each file leaves a fragment, which every later change and search looks at.
 _MOST_FILES = 128
-_AGAIN_SECONDS = 600.0
+_FIRST_ROUND_SECONDS = 5.0
+_ROUND_SECONDS = 300.0
 
 
 class Optimisable(Protocol):
     """What is needed of a library."""
 
     async def optimise(self, store: str) -> None: ...
+    async def collections(self) -> list[str]: ...
 
 
 @dataclass(slots=True)
@@ -34,9 +36,9 @@ class _Change:
 
 
 class Optimiser:
-    """Optimises stores after bursts, amid long ones, and now and then all that this process has seen.
+    """Optimises stores after bursts, amid long ones, and all of them now and then: first soon after the start.
 
-    The last is for what was deleted: stores let go of it only then.
+    The last is for what a killed predecessor has left, and for what was deleted: stores let go of it only then.
     """
 
     def __init__(
@@ -45,14 +47,15 @@ class Optimiser:
         *,
         look_seconds: float = _LOOK_SECONDS,
         quiet_seconds: float = _QUIET_SECONDS,
-        again_seconds: float = _AGAIN_SECONDS,
+        first_round_seconds: float = _FIRST_ROUND_SECONDS,
+        round_seconds: float = _ROUND_SECONDS,
     ) -> None:
         self._library = library
         self._look_seconds = look_seconds
         self._quiet_seconds = quiet_seconds
-        self._again_seconds = again_seconds
+        self._round_seconds = round_seconds
+        self._round_at = monotonic() + first_round_seconds
         self._changes: dict[str, _Change] = {}
-        self._done_at: dict[str, float] = {}
 
     def note(self, store_id: str, chunks: int) -> None:
         """A file of so many chunks was put into a store."""
@@ -66,22 +69,36 @@ class Optimiser:
         while True:
             await asyncio.sleep(self._look_seconds)
             for store_id in self._due(monotonic()):
-                self._changes.pop(store_id, None)
-                try:
-                    await self._library.optimise(store_id)
-                    self._done_at[store_id] = monotonic()
-                except NotFound:
-                    self._done_at.pop(store_id, None)
-                except Unavailable as error:
-                    _log.warning("%s could not be optimised: %s", store_id, error.message)
-                    self.note(store_id, 0)
+                await self._optimise(store_id)
+            if monotonic() >= self._round_at:
+                await self._go_round()
+                self._round_at = monotonic() + self._round_seconds
+
+    async def _go_round(self) -> None:
+        try:
+            stores = await self._library.collections()
+        except Unavailable as error:
+            _log.warning("stores could not be optimised: %s", error.message)
+            return
+        for store_id in stores:
+            await self._optimise(store_id)
+
+    async def _optimise(self, store_id: str) -> None:
+        change = self._changes.pop(store_id, None)
+        try:
+            await self._library.optimise(store_id)
+        except NotFound:
+            pass  # nothing was put into it yet, or it was deleted
+        except Unavailable as error:
+            _log.warning("%s could not be optimised: %s", store_id, error.message)
+            if change is not None:
+                self._changes.setdefault(store_id, change)
 
     def _due(self, now: float) -> list[str]:
-        changed = [
+        return [
             store_id
             for store_id, change in self._changes.items()
             if change.chunks >= _MOST_CHUNKS
             or change.files >= _MOST_FILES
             or now - change.last_at >= self._quiet_seconds
         ]
-        return changed or [each for each, at in self._done_at.items() if now - at >= self._again_seconds]

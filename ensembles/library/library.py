@@ -83,6 +83,10 @@ class Library:
         """Make searches in a vector store fast after many changes. Raises `NotFound` while it holds nothing."""
         await (await self._opening.shelves()).store.optimise(store)
 
+    async def collections(self) -> list[str]:
+        """The ids of all owners' vector stores."""
+        return await self.vector_stores.ids()
+
     async def sweep(self) -> None:
         """Finish what was interrupted and delete what has expired. The ingester does it now and then."""
         await sweep(self._opening)

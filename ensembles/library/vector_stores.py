@@ -66,6 +66,13 @@ class VectorStores:
         async with (await self._opening.shelves()).database.read() as connection:
             return await vector_stores.find(connection, owner, name, self._opening.now())
 
+    async def ids(self) -> list[str]:
+        """Those of all owners, for who looks after them all."""
+        from ensembles.records import vector_stores
+
+        async with (await self._opening.shelves()).database.read() as connection:
+            return await vector_stores.ids(connection)
+
     async def page(self, owner: str, part: Range) -> Page[VectorStore]:
         """The owner's vector stores in the order of their making."""
         from ensembles.records import vector_stores

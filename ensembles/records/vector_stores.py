@@ -39,6 +39,11 @@ async def check(connection: AsyncConnection, owner: str, store_id: str) -> None:
         raise not_found(store_id)
 
 
+async def ids(connection: AsyncConnection) -> list[str]:
+    """All that are not deleted, of all owners."""
+    return list(await connection.scalars(select(_STORES.id).where(_STORES.deleted_at.is_(None))))
+
+
 async def find(connection: AsyncConnection, owner: str, name: str, now: float) -> VectorStore | None:
     """The one of this id, else the newest of this name that has not expired."""
     is_meant = or_(_STORES.id == name, _STORES.name == name)

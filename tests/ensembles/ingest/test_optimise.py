@@ -18,12 +18,18 @@ class Library:
 
     def __init__(self) -> None:
         self.done: list[str] = []
+        self.stores: list[str] = []
         self.errors: list[ServingError] = []
 
     async def optimise(self, store_id: str) -> None:
         if self.errors:
             raise self.errors.pop()
         self.done.append(store_id)
+
+    async def collections(self) -> list[str]:
+        if self.errors:
+            raise self.errors.pop()
+        return self.stores
 
 
 @pytest.fixture
@@ -61,10 +67,16 @@ async def test_a_long_burst_is_optimised_meanwhile(library):
         await holds(lambda: library.done == ["b"])
 
 
-async def test_what_was_deleted_since_is_let_go_of_after_a_while(library):
-    async with optimising(library, quiet_seconds=0, again_seconds=0.05) as note:
-        note("a", 1)
-        await holds(lambda: library.done == ["a", "a", "a"])
+async def test_all_stores_are_optimised_soon_after_the_start_and_now_and_then(library):
+    library.stores = ["a", "b"]
+    async with optimising(library, first_round_seconds=0, round_seconds=0.05):
+        await holds(lambda: library.done == ["a", "b", "a", "b"])
+
+
+async def test_a_database_that_is_out_is_asked_again(library):
+    library.stores, library.errors = ["a"], [Unavailable("out")]
+    async with optimising(library, first_round_seconds=0, round_seconds=0.01):
+        await holds(lambda: library.done[:1] == ["a"])
 
 
 async def test_a_store_that_is_out_is_tried_again(library):
@@ -76,7 +88,7 @@ async def test_a_store_that_is_out_is_tried_again(library):
 
 async def test_a_store_that_was_deleted_is_forgotten(library):
     library.errors = [NotFound("gone")]
-    async with optimising(library, quiet_seconds=0, again_seconds=0) as note:
+    async with optimising(library, quiet_seconds=0) as note:
         note("a", 1)
         await holds(lambda: library.errors == [])
         await asyncio.sleep(0.05)

@@ -140,3 +140,9 @@ async def test_a_store_that_was_made_before_any_embedder_takes_its_first_files(s
     assert await shelf.library.jobs.complete(job, shelf.chunks(job), EMBEDDER)
     assert (await stores.get("", store.id)).embedder == EMBEDDER
     assert await shelf.library.search("", [store.id], ["apple"])
+
+
+async def test_who_looks_after_all_stores_is_told_those_of_every_owner(shelf):
+    made = [(await shelf.library.vector_stores.create(owner)).id for owner in ("alice", "bob", "bob")]
+    await shelf.library.vector_stores.delete("bob", made[2])
+    assert await shelf.library.collections() == made[:2]
