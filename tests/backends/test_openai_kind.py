@@ -12,7 +12,7 @@ import pytest
 from backends import openai
 from backends.config import ModelConfig
 from backends.errors import InvalidRequest
-from backends.model import Capability, Endpoint, Endpoints, OpenAIRequest, State
+from backends.model import ENGINE_CAPABILITIES, Capability, Endpoint, Endpoints, OpenAIRequest, State
 from tests.backends.running import NO_MODELS
 from tests.engines import echo_engine
 
@@ -63,7 +63,7 @@ def test_a_key_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, val
 
 
 def test_it_offers_everything_unless_told() -> None:
-    assert openai.connect(configured(), Endpoints(), NO_MODELS).capabilities == set(Capability)
+    assert openai.connect(configured(), Endpoints(), NO_MODELS).capabilities == ENGINE_CAPABILITIES
     model = openai.connect(
         configured(capabilities="chat, embeddings", max_inflight_requests="7"), Endpoints(), NO_MODELS
     )
