@@ -243,7 +243,9 @@ def ingest(
     """
     from gateway.documents import ingest as run
 
-    raise typer.Exit(run(_server(url, api_key, _ours()), paths, store, Console(stderr=True)))
+    outcome = run(_server(url, api_key, _ours()), paths, store, Console(stderr=True))
+    print(outcome.summary())
+    raise typer.Exit(EXIT_FAILED if outcome.failed else 0)
 
 
 @models.command("list")

@@ -26,12 +26,19 @@ _ATTRIBUTE_CHARACTERS = 512
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of the files, by the names that they were given by."""
+    """What became of the files. `failed` has the reasons by the names that files have in the store."""
 
+    store_id: str
     added: int = 0
     unchanged: int = 0
     replaced: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        return (
+            f"{self.store_id}: {self.added} ingested, {self.replaced} of them anew, {self.unchanged} unchanged, "
+            f"{len(self.failed)} failed."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +47,16 @@ class _Document:
     name: str
 
 
-def ingest(server: Server, paths: Sequence[Path], store: str, output: Console) -> int:
+def ingest(server: Server, paths: Sequence[Path], store: str, output: Console) -> Outcome:
     """Put files, and those of folders, into the store of this name or id, which is made where there is none.
 
-    A file whose name and content are there already stays; one that has changed replaces what was there. Returns the
-    exit status: 1 where a file failed. Raises `InvalidRequest` for a path that is not there, `ServerError`.
+    A file whose name and content are there already stays; one that has changed replaces what was there. Errors of files
+    are printed. Raises `InvalidRequest` for a path that is not there, `ServerError`.
     """
     documents = list(_documents(paths))
     store_id = _store(server, store)
     there = _there(server, store_id)
-    outcome = Outcome()
+    outcome = Outcome(store_id)
     with _progress(output) as progress:
         uploading = progress.add_task("upload", total=len(documents))
         ingesting = progress.add_task("ingest", total=len(documents))
@@ -65,13 +72,7 @@ def ingest(server: Server, paths: Sequence[Path], store: str, output: Console) -
                 time.sleep(_LOOK_SECONDS)
     for name, message in outcome.failed.items():
         output.print(f"{name}: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
-    output.print(
-        f"{store_id}: {outcome.added} ingested, {outcome.replaced} of them anew, {outcome.unchanged} unchanged, "
-        f"{len(outcome.failed)} failed.",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return 1 if outcome.failed else 0
+    return outcome
 
 
 def _documents(paths: Iterable[Path]) -> Iterator[_Document]:

@@ -23,7 +23,7 @@ from tests.processes import alive, command_line, descendants
 from tests.servers import TRITIUM, Tritium, echo_repository, serving
 from tests.waiting import eventually
 
-Ingest = Callable[..., tuple[int, str]]
+Ingest = Callable[..., tuple[bool, str]]
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +55,12 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ingested(server: Tritium, request: pytest.FixtureRequest) -> Ingest:
-    """Ingest paths into a store of the test's own: the exit status and what was printed."""
+    """Ingest paths into a store of the test's own: whether a file failed, and what is printed."""
 
-    def run(*paths: Path, store: str = request.node.name) -> tuple[int, str]:
+    def run(*paths: Path, store: str = request.node.name) -> tuple[bool, str]:
         output = StringIO()
-        status = ingest(Server(server.url), paths, store, Console(file=output))
-        return status, output.getvalue()
+        outcome = ingest(Server(server.url), paths, store, Console(file=output))
+        return bool(outcome.failed), f"{output.getvalue()}{outcome.summary()}\n"
 
     return run
 
@@ -79,8 +79,8 @@ def test_no_ingester_runs_before_there_is_a_file(tmp_path):
 
 
 def test_a_folder_is_ingested_with_what_is_below_it(ingested, folder, client):
-    status, output = ingested(folder)
-    assert (status, output.partition(": ")[2]) == (0, "2 ingested, 0 of them anew, 0 unchanged, 0 failed.\n")
+    failed, output = ingested(folder)
+    assert (failed, output.partition(": ")[2]) == (False, "2 ingested, 0 of them anew, 0 unchanged, 0 failed.\n")
     store_id = output.partition(":")[0]
     names = {file.attributes["path"] for file in client.vector_stores.files.list(store_id)}
     assert names == {"turbine.pdf", "notes/ships.md"}
@@ -91,7 +91,10 @@ def test_a_folder_is_ingested_with_what_is_below_it(ingested, folder, client):
 def test_what_is_there_stays_and_what_has_changed_is_replaced(ingested, folder, client):
     _, before = ingested(folder)
     (folder / "notes" / "ships.md").write_text("# Ships\n\nThey sail.")
-    assert ingested(folder) == (0, before.partition(":")[0] + ": 1 ingested, 1 of them anew, 1 unchanged, 0 failed.\n")
+    assert ingested(folder) == (
+        False,
+        before.partition(":")[0] + ": 1 ingested, 1 of them anew, 1 unchanged, 0 failed.\n",
+    )
     store_id = before.partition(":")[0]
     assert client.vector_stores.retrieve(store_id).file_counts.total == 2
     texts = [part.text for hit in client.vector_stores.search(store_id, query="ships").data for part in hit.content]
@@ -116,8 +119,8 @@ def test_documents_that_cannot_be_read_are_named_with_their_reasons(ingested, fo
     }
     for name, (data, _) in bad.items():
         (folder / name).write_bytes(data)
-    status, output = ingested(folder)
-    assert status == 1
+    failed, output = ingested(folder)
+    assert failed
     for name, (_, reason) in bad.items():
         assert re.search(f"^{name}: .*{reason}", output, re.MULTILINE), output
     store_id = output.splitlines()[-1].partition(":")[0]
@@ -140,6 +143,7 @@ def test_the_command_exits_with_one_where_a_file_failed(server, tmp_path):
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "empty.txt: The file is empty." in done.stderr
+    assert "0 ingested" in done.stdout
 
 
 def test_an_ingester_that_is_killed_is_replaced_and_its_files_completed(server, ingested, folder):
@@ -147,8 +151,8 @@ def test_an_ingester_that_is_killed_is_replaced_and_its_files_completed(server, 
     (pid,) = ingesters(server)
     os.kill(pid, signal.SIGKILL)
     (folder / "more.txt").write_text("More words.")
-    status, output = ingested(folder)
-    assert (status, "1 ingested" in output) == (0, True)
+    failed, output = ingested(folder)
+    assert (failed, "1 ingested" in output) == (False, True)
     assert ingesters(server) != [pid]
 
 
