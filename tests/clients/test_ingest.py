@@ -69,6 +69,7 @@ def ingesters(server: Tritium) -> list[int]:
     return [pid for pid in descendants(server.pid) if "gateway.ingester" in command_line(pid)]
 
 
+@pytest.mark.slow
 def test_no_ingester_runs_before_there_is_a_file(tmp_path):
     with serving(echo_repository(tmp_path / "models", {"echo": {}})) as server:
         assert ingesters(server) == []

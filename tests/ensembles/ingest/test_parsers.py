@@ -62,7 +62,7 @@ async def test_a_refused_document_costs_no_process(parse, parsers):
         ("abort", "could not be read within 1536 MB"),
         ("crash", "crashes what reads it (SIGSEGV)"),
         ("leave", "crashes what reads it (status 3)"),
-        ("spin", "more than 5 s of processor time"),
+        pytest.param("spin", "more than 5 s of processor time", marks=pytest.mark.slow),
     ],
 )
 async def test_a_document_that_breaks_its_process_is_invalid(parse, parsers, deed, message):
@@ -136,6 +136,7 @@ async def test_real_documents_come_back_in_chunks(tmp_path):
     assert {(piece.page, piece.heading) for piece in pieces} == {(1, "Rotor"), (2, "Stator")}
 
 
+@pytest.mark.slow
 async def test_a_real_parser_has_no_more_memory_than_it_may(tmp_path):
     (tmp_path / "blob").write_bytes(b"[" + b'{"a": 1},' * 1_500_000 + b"1]")
     pool = Parsers(1, Limits(memory_bytes=300 << 20))
