@@ -130,7 +130,6 @@ async def test_real_documents_come_back_in_chunks(tmp_path):
         (tmp_path / "blob").write_bytes(documents.blank_pdf()[:300])
         with pytest.raises(DocumentError, match="is cut off"):
             await pool.parse(tmp_path / "blob", "a.pdf", Reader(max_length=100), Chunking())
-        assert len(pool.pids()) == 1
     finally:
         await pool.close()
     assert {(piece.page, piece.heading) for piece in pieces} == {(1, "Rotor"), (2, "Stator")}
