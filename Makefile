@@ -76,7 +76,7 @@ weights: venv
 	@.venv/bin/tritium models pull $(DEMO) $(EMBEDDER) $(RERANKER)
 
 test-weights: weights
-	@.venv/bin/tritium models pull all-minilm-l6-v2 --model-repository tests/model_repository
+	@.venv/bin/tritium models pull minilm-vllm --model-repository tests/model_repository
 
 engine-llamacpp: ;
 

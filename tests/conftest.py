@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from backends.weights import missing
+from tests.postgres_servers import postgres_server
 from tests.servers import ROOT, Tritium, echo_repository, serving, unavailable
 
 DEMO_MODEL = "smollm2-135m-instruct"
@@ -34,6 +35,13 @@ def tritium_server() -> Iterator[Tritium]:
         unavailable(f"{lacking[0].path} of {DEMO_MODEL} is not fetched: run `tritium models pull {DEMO_MODEL}`")
     with serving(repository) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL of our own for the whole session: tests make databases of theirs in it."""
+    with postgres_server() as server:
+        yield server.url
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from tests.processes import command_line, descendants
 from tests.servers import ROOT, Tritium, serving, unavailable
 from tests.waiting import eventually
 
-EMBEDDER = "all-minilm-l6-v2"
+EMBEDDER = "minilm-vllm"
 START_SECONDS = 300.0
 REPOSITORIES = {DEMO_MODEL: ROOT / "model_repository", EMBEDDER: ROOT / "tests" / "model_repository"}
 
@@ -130,6 +130,7 @@ def serving_kind(kind: str, *models: str, environment: dict[str, str] | None = N
     if kind != "llamacpp":
         require(kind)
     flags = [part for model in models for part in ("--model-repository", str(REPOSITORIES[model]))]
+    flags += ["--model-control-mode", "explicit", *(part for model in models for part in ("--load-model", model))]
     if kind != "llamacpp":
         flags += ["--model-config-name", kind]
     with ExitStack() as stack:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,13 +11,6 @@ import pytest
 
 from tests.ensembles.library.shelf import Clock, Embedders, Shelf, opened
 from tests.ensembles.memory_store import MemoryStore
-from tests.postgres_servers import postgres_server
-
-
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    with postgres_server() as server:
-        yield server.url
 
 
 async def new_database(url: str) -> str:
