@@ -22,7 +22,7 @@ from backends.engine.probe import get
 from backends.engine.replicas import EngineModel
 from backends.errors import ServingError
 from backends.kinds import find_kind
-from backends.model import Capability, Endpoint, Endpoints, Models, OpenAIRequest, State
+from backends.model import ENGINE_CAPABILITIES, Capability, Endpoint, Endpoints, Models, OpenAIRequest, State
 from backends.repository import load
 from backends.weights import missing
 from tests.servers import ROOT, unavailable
@@ -187,6 +187,6 @@ async def offered(engine: Engine) -> set[Capability]:
     """What the engine itself answers, asked for everything in the smallest way."""
     return {
         capability
-        for capability in Capability
+        for capability in ENGINE_CAPABILITIES
         if (await engine.ask(PATHS[capability], **_SMALLEST[capability]))[0] == 200
     }
