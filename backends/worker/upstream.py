@@ -151,6 +151,8 @@ class Upstream:
         """Whether the supervisor says that the host is ready: believed until it turns out otherwise."""
         if is_expected and not self._is_expected:
             self._wake.set()
+            if self.status is not None and not self.status.ready:
+                self.status = None  # what it said was before what the supervisor saw
         self._is_expected = is_expected
 
     @property
