@@ -92,16 +92,16 @@ def client(repository: Path) -> Iterator[Client]:
 
 
 def test_a_model_serves_as_soon_as_it_is_loaded_and_not_after_it_was_unloaded(repository: Path, client: Client) -> None:
-    write(repository, "m", 3)
-    assert not client.is_ready("m")
-    assert client.index("m") == [{"name": "m"}]
-    assert client.load("m") == (200, None)
-    assert all(client.is_ready("m") for _ in range(10))
-    assert client.infer("m") == 3.0
-    assert client.unload("m") == (200, None)
-    assert not any(client.is_ready("m") for _ in range(10))
-    assert client.infer("m") == "Request for unknown model: 'm' has no available versions"
-    assert client.index("m") == [{"name": "m", "version": "1", "state": "UNAVAILABLE", "reason": "unloaded"}]
+    write(repository, "fresh", 3)
+    assert not client.is_ready("fresh")
+    assert client.index("fresh") == [{"name": "fresh"}]
+    assert client.load("fresh") == (200, None)
+    assert all(client.is_ready("fresh") for _ in range(10))
+    assert client.infer("fresh") == 3.0
+    assert client.unload("fresh") == (200, None)
+    assert not any(client.is_ready("fresh") for _ in range(10))
+    assert client.infer("fresh") == "Request for unknown model: 'fresh' has no available versions"
+    assert client.index("fresh") == [{"name": "fresh", "version": "1", "state": "UNAVAILABLE", "reason": "unloaded"}]
 
 
 def test_a_changed_model_answers_anew_and_what_is_under_way_ends_as_it_began(repository: Path, client: Client) -> None:
