@@ -44,5 +44,6 @@ async def test_a_supervisor_that_saw_the_model_ready_is_believed_before_an_older
         assert upstream.is_ready
     finally:
         upstream.close()
+        connected[0].close()
         server.close()
         await server.wait_closed()

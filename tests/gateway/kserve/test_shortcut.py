@@ -103,6 +103,7 @@ async def test_a_client_of_http_1_0_is_answered_and_its_connection_closed() -> N
         connection.writer.write(request(ENDS).replace(b"HTTP/1.1", b"HTTP/1.0"))
         assert b'"data":[1.0]' in await connection.reader.read()
         connection.close()
+        connection.close()
 
 
 async def test_a_request_is_counted_and_named_whichever_way_it_went() -> None:
