@@ -18,10 +18,10 @@ from gateway.kserve.control import OPEN, OPERATIONS, Call
 from gateway.kserve.dataplane import DataPlane, Served
 from gateway.kserve.guard import Guard
 from gateway.kserve.http_reply import HttpReply
-from gateway.kserve.http_request import header_bytes, read_inference
+from gateway.kserve.http_request import json_bytes, read_inference
 from gateway.kserve.http_response import head_lines, write_inference
 from gateway.kserve.permits import is_free, permitted
-from gateway.kserve.routes import Route, find_route
+from gateway.kserve.routes import WORK, Route, Routes
 from gateway.plane import Plane
 from gateway.telemetry import CLIENT_CLOSED_REQUEST, Exchange
 from gateway.tenants import ANYONE, Tenant
@@ -31,11 +31,8 @@ from gateway.wire import EXTENSION, Scope, Send, Wire
 _log = logging.getLogger(__name__)
 
 _JSON = b"content-type: application/json\r\n"
-_WORK = frozenset({"infer", "generate", "generate_stream"})
-_ROUTES = 4096
 _LARGE_BYTES = 1 << 18
 _PACKED_BYTES = 1 << 14  # may be a thousand times as much when unpacked
-_HEADER_BYTES = b"inference-header-content-length"
 
 
 @dataclass(slots=True)
@@ -58,14 +55,14 @@ class KServe:
         self._plane = plane
         self._dataplane = dataplane
         self._guard = Guard(plane.settings)
-        self._routes: dict[bytes, Route] = {}
+        self._routes = Routes()
         pattern = plane.settings.http_header_forward_pattern
         self._forwarded = re.compile(pattern, re.IGNORECASE) if pattern else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         wire: Wire = scope["extensions"][EXTENSION]
         reply = HttpReply(wire, send)
-        route = self._route(scope["raw_path"])
+        route = self._routes.find(scope["raw_path"])
         if route is None:
             await reply.refuse(404, "Not Found", scope["method"])
         elif scope["method"] not in route.methods:
@@ -74,14 +71,6 @@ class KServe:
             await self._probe(route, scope["method"], reply)
         else:
             await self._serve(route, scope, receive, reply)
-
-    def _route(self, path: bytes) -> Route | None:
-        route = self._routes.get(path)
-        if route is None:
-            route = find_route(path.decode("latin-1"))
-            if route is not None and route.operation in _WORK and len(self._routes) < _ROUTES:
-                self._routes[path] = route
-        return route
 
     async def _probe(self, route: Route, method: str, reply: HttpReply) -> None:
         """What is asked every few seconds, of nobody's account: neither counted nor logged."""
@@ -107,7 +96,7 @@ class KServe:
         assert task is not None
         watch = Watch(plane.settings, task, wire, record.started_at + plane.settings.request_timeout)
         exchange = _Exchange(route, scope, headers, receive, record, watch, reply)
-        work = self._work(exchange) if route.operation in _WORK else self._control(exchange)
+        work = self._work(exchange) if route.operation in WORK else self._control(exchange)
         error = await watch.over(work, plane.clock)
         if watch.left:
             record.disconnect(reply.status or CLIENT_CLOSED_REQUEST)
@@ -170,9 +159,7 @@ class KServe:
                 body = decompress(body, encoding, limit)
             else:  # zlib lets go of the interpreter, but not of the loop
                 body = await asyncio.to_thread(decompress, body, encoding, limit)
-        declared = headers.get(_HEADER_BYTES)
-        json_bytes = None if declared is None else header_bytes(declared, len(body))
-        inference = read_inference(body, json_bytes, served, self._dataplane.regions)
+        inference = read_inference(body, json_bytes(headers, len(body)), served, self._dataplane.regions)
         self._complete(inference.request, exchange)
         record.sent()
         responses = self._dataplane.infer(served, inference.request, inference.wanted)

@@ -7,7 +7,7 @@ field in Triton's order: that way is slow, knows every case, and says what is wr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -72,6 +72,7 @@ class _Body(msgspec.Struct):
 
 _decode_body = msgspec.json.Decoder(_Body).decode
 
+_HEADER_BYTES = b"inference-header-content-length"
 _DIGITS = re.compile(rb"\s*([+-]?\d+)")
 
 
@@ -95,8 +96,14 @@ def read_inference(body: Buffer, header_bytes: int | None, served: Served, regio
         return _Reader(served, regions, data).read(decode(header))
 
 
-def header_bytes(value: bytes, body_bytes: int) -> int:
-    """How many bytes of a body are JSON; 0 for what is no number, as Triton has it. Raises `InferenceError`."""
+def json_bytes(headers: Mapping[bytes, bytes], body_bytes: int) -> int | None:
+    """How many bytes of a body are JSON, None where the client does not say; 0 for what is no number, as Triton has it.
+
+    Raises `InferenceError`.
+    """
+    value = headers.get(_HEADER_BYTES)
+    if value is None:
+        return None
     match = _DIGITS.match(value)
     size = int(match[1]) if match else 0
     if not 0 <= size <= body_bytes:

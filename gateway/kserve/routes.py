@@ -19,6 +19,11 @@ _PLAIN = {
     "/v2/logging": "logging",
 }
 
+WORK = frozenset({"infer", "generate", "generate_stream"})
+"""What a model is asked to do, again and again by the same paths."""
+
+_MOST_REMEMBERED = 4096
+
 METHODS = {
     "infer": ("POST",),
     "generate": ("POST",),
@@ -64,6 +69,22 @@ def find_route(path: str) -> Route | None:
     if match := _REPOSITORY.fullmatch(path):
         return Route(match[3] or "index", match[2] or "", repository=match[1] or "")
     return None
+
+
+class Routes:
+    """Routes by raw path; those of work are remembered."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Route] = {}
+
+    def find(self, path: bytes) -> Route | None:
+        """As `find_route`."""
+        route = self._known.get(path)
+        if route is None:
+            route = find_route(path.decode("latin-1"))
+            if route is not None and route.operation in WORK and len(self._known) < _MOST_REMEMBERED:
+                self._known[path] = route
+        return route
 
 
 _OF_MODEL = {None: "model", "ready": "model_ready"}

@@ -18,10 +18,10 @@ from backends.tensors import Buffer
 from gateway.errors import status_and_type
 from gateway.kserve.dataplane import DataPlane, Served
 from gateway.kserve.http_reply import HttpReply
-from gateway.kserve.http_request import Inference, header_bytes, read_inference
+from gateway.kserve.http_request import Inference, json_bytes, read_inference
 from gateway.kserve.http_response import head_lines, write_inference
 from gateway.kserve.permits import is_free
-from gateway.kserve.routes import Route, find_route
+from gateway.kserve.routes import Routes
 from gateway.plane import Plane
 from gateway.telemetry import CLIENT_CLOSED_REQUEST, Exchange
 from gateway.tenants import ANYONE
@@ -30,10 +30,8 @@ from gateway.wire import Scope, Send, Wire
 _log = logging.getLogger(__name__)
 
 _PREFIX, _SUFFIX = b"/v2/models/", b"/infer"
-_ROUTES = 4096
 _LONG_WAY = frozenset({b"content-encoding", b"accept-encoding", b"x-request-timeout-ms", b"traceparent"})
 """Header fields with which a request goes the long way."""
-_HEADER_BYTES = b"inference-header-content-length"
 _NEVER = float("inf")
 
 
@@ -43,7 +41,7 @@ class Shortcut:
     def __init__(self, plane: Plane, dataplane: DataPlane) -> None:
         self._plane = plane
         self._dataplane = dataplane
-        self._routes: dict[bytes, Route] = {}
+        self._routes = Routes()
         self._is_open = not plane.settings.http_header_forward_pattern
         self._answering: set[asyncio.Task[None]] = set()
 
@@ -53,13 +51,10 @@ class Shortcut:
 
     def serve(self, scope: Scope, body: bytearray, wire: Wire, send: Send) -> bool:
         """Begin the inference. False, and nothing was done: it goes the long way."""
-        plane, path = self._plane, scope["raw_path"]
-        route = self._routes.get(path)
-        if route is None:
-            route = find_route(path.decode("latin-1"))
-            if route is None or route.operation != "infer" or len(self._routes) >= _ROUTES:
-                return False
-            self._routes[path] = route
+        plane = self._plane
+        route = self._routes.find(scope["raw_path"])
+        if route is None or route.operation != "infer":
+            return False
         headers = dict(scope["headers"])
         size = len(body)
         if (
@@ -73,9 +68,7 @@ class Shortcut:
             served = self._dataplane.find(route.model, route.version, ANYONE)
             if not served.is_listenable or not is_free(served, ANYONE):
                 return False
-            declared = headers.get(_HEADER_BYTES)
-            json_bytes = None if declared is None else header_bytes(declared, size)
-            inference = read_inference(body, json_bytes, served, self._dataplane.regions)
+            inference = read_inference(body, json_bytes(headers, size), served, self._dataplane.regions)
             if any(wanted.classes or wanted.region for wanted in inference.wanted):
                 return False
             began = monotonic()
