@@ -56,11 +56,7 @@ _OPERATIONS = {generated.CHAT: Capability.CHAT, generated.COMPLETIONS: Capabilit
 
 def launch(config: ModelConfig, *, runtime_dir: str) -> Sequence[Command]:  # noqa: ARG001  # every kind's
     """Nothing: somebody else starts it. Raises `InvalidRequest` that names the parameter at fault."""
-    for key in config.parameters:
-        if key not in _PARAMETERS:
-            raise _wrong(config, key, f"is unknown; there are {', '.join(_PARAMETERS)}")
-    if not addresses.PARAMETERS & config.parameters.keys():
-        raise _wrong(config, "endpoints", "is missing: it lists URLs, separated by commas")
+    addresses.check_remote(config, _PARAMETERS)
     for name in ("grpc_port", "max_tokens", "model_version"):
         _number(config, name, 1)
     _template(config)

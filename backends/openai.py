@@ -35,11 +35,7 @@ _PARAMETERS = (*_OWN_PARAMETERS, *sorted(addresses.PARAMETERS | naming.PARAMETER
 
 def launch(config: ModelConfig, *, runtime_dir: str) -> Sequence[Command]:  # noqa: ARG001  # every kind's
     """Nothing: somebody else starts it. Raises `InvalidRequest` that names the parameter at fault."""
-    for key in config.parameters:
-        if key not in _PARAMETERS:
-            raise _wrong(config, key, f"is unknown; there are {', '.join(_PARAMETERS)}")
-    if not addresses.PARAMETERS & config.parameters.keys():
-        raise _wrong(config, "endpoints", "is missing: it lists URLs, separated by commas")
+    addresses.check_remote(config, _PARAMETERS)
     _capabilities(config)
     _parallelism(config, Endpoints())
     _dialect(config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,6 +22,15 @@ class Address:
 
     url: str
     weight: float = 1.0
+
+
+def check_remote(config: ModelConfig, known: Sequence[str]) -> None:
+    """The parameters of a kind that starts nothing: known ones alone, endpoints among them. Raises `InvalidRequest`."""
+    for key in config.parameters:
+        if key not in known:
+            raise _wrong(config, key, f"is unknown; there are {', '.join(known)}")
+    if not PARAMETERS & config.parameters.keys():
+        raise _wrong(config, "endpoints", "is missing: it lists URLs, separated by commas")
 
 
 def addresses(config: ModelConfig) -> list[Address]:
