@@ -80,11 +80,14 @@ class Blobs:
 
     def _place(self, draft: Draft, file_id: str) -> None:
         path = self.path(draft.sha256, file_id)
-        for _ in range(100):  # whoever deletes the last file of a folder deletes the folder
-            path.parent.mkdir(parents=True, exist_ok=True)
+        while True:  # whoever deletes the last file of a folder deletes the folder
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 _link_or_move(draft.path, path)
                 break
+            except FileExistsError:  # mkdir's: the folder was there, and was gone when it looked again
+                if path.parent.exists() and not path.parent.is_dir():
+                    raise
             except FileNotFoundError:
                 if not draft.path.exists():
                     raise

@@ -79,6 +79,7 @@ def test_templates_have_what_hugging_face_gives_them() -> None:
     assert rendered == '{"role": "user", "content": "<é>"}4TrueTrueFalse'
 
 
+@pytest.mark.slow
 def test_the_demos_own_files_make_its_prompt_and_count_its_tokens() -> None:
     if not (SMOL / "tokenizer.json").is_file():
         unavailable("the demo's tokenizer is not fetched")
