@@ -24,6 +24,11 @@ def status(model: LoadedModel, models: Models) -> ModelStatus:
     """What a version of a model is now; that of a composed one follows from its parts', whatever became of them."""
     if model.reason or not is_composed(model.config):
         return model.status()
+    config = model.completed or model.config
+    missing = next((part for part in needs(config) if part not in models), None)
+    if missing is not None and model.completed is not None:
+        reason = f"'{config.name}' is composed of '{missing}', which was unloaded"
+        return ModelStatus(config, State.STOPPED, reason, created=model.created)
     if model.config.ensemble_scheduling is None:
         return _pipeline(model, models)
     state, reason = _state(model, models)
@@ -45,6 +50,8 @@ def cause(model: LoadedModel, status: ModelStatus) -> str:
     """Why a version is not ready, as Triton's index says it."""
     if model.cause:
         return model.cause
+    if status.state is State.STOPPED:
+        return "unloaded"
     return status.reason if status.reason.split(":")[0] in _CODES else f"Internal: {status.reason}"
 
 
@@ -72,19 +79,6 @@ def described(model: LoadedModel, status: ModelStatus) -> dict[str, Any]:
     }
 
 
-def dependents(name: str, models: Models) -> list[str]:
-    """The ensembles that cannot be without a model, those that cannot be without these included."""
-    found: list[str] = []
-    waiting = [name]
-    while waiting:
-        part = waiting.pop()
-        for other, versions in models.items():
-            if other not in found and other != name and any(part in needs(one.config) for one in versions):
-                found.append(other)
-                waiting.append(other)
-    return found
-
-
 def _state(model: LoadedModel, models: Models) -> tuple[State, str]:
     config = model.config
     ensembles = {name: versions[-1].config for name, versions in models.items()}
@@ -102,10 +96,12 @@ def _state(model: LoadedModel, models: Models) -> tuple[State, str]:
         ready[part] = {one.config.version: one.config for one in statuses if one.state is State.READY}
         if not ready[part]:
             causes = [_failure(version, one) for version, one in zip(versions, statuses, strict=True)]
-            return _worst(statuses), (
-                f"ensemble '{config.name}' depends on '{part}' which has no loaded version. "
-                f"Model '{part}' loading failed with error: {''.join(causes)}"
+            what = (
+                f"is not valid. Model '{part}' failed with error: {statuses[-1].reason}"
+                if versions[-1].config.ensemble_scheduling is not None
+                else f"has no loaded version. Model '{part}' loading failed with error: {''.join(causes)}"
             )
+            return _worst(statuses), f"ensemble '{config.name}' depends on '{part}' which {what}"
     fault = check(config, ready)
     if fault:
         return State.FAILED, fault
@@ -127,6 +123,7 @@ def _pipeline(model: LoadedModel, models: Models) -> ModelStatus:
     statuses = [status(version, models) for version in versions]
     ready = [one for one in statuses if one.state is State.READY]
     if ready:
+        model.completed = config
         return ModelStatus(config, State.READY, context_length=ready[-1].context_length, created=model.created)
     if not all(map(_is_settled, versions, statuses)):
         return ModelStatus(config, State.STARTING, created=model.created)
@@ -154,5 +151,6 @@ def _failure(model: LoadedModel, found: ModelStatus) -> str:
 
 
 def _worst(statuses: Sequence[ModelStatus]) -> State:
-    """That of an ensemble of which a part has no version that is ready: failed for good, or to be ready again."""
-    return State.FAILED if all(one.state is State.FAILED for one in statuses) else State.UNHEALTHY
+    """Of a model of which a part has no version that is ready: failed or stopped as that is, or to be ready again."""
+    states = {one.state for one in statuses}
+    return states.pop() if states in ({State.FAILED}, {State.STOPPED}) else State.UNHEALTHY

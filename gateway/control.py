@@ -22,6 +22,7 @@ from gateway.metrics import decode
 from gateway.model_control import ModelControl
 from gateway.overrides import Override
 from gateway.questions import error_name
+from gateway.repository_watch import RepositoryWatch
 from gateway.settings import Settings
 from gateway.snapshot import Account, Ask, Loads, Reload, Told
 
@@ -53,6 +54,7 @@ class Control:
         self,
         settings: Settings,
         fleet: Fleet,
+        repository: RepositoryWatch,
         children: Sequence[ServerChild],
         loads: Callable[[], Loads],
         counters: Callable[[], Awaitable[list[tuple[str, bytes]]]],
@@ -63,6 +65,7 @@ class Control:
         self._loads = loads
         self._counters = counters
         self._models = ModelControl(settings, fleet)
+        self._repository = repository
         self._acting: set[asyncio.Task[Any]] = set()
 
     def tasks(self) -> list[asyncio.Task[Any]]:
@@ -88,7 +91,7 @@ class Control:
         """
         if self._settings.api_key_file is not None:
             await asyncio.to_thread(tenants.read, self._settings.api_key_file)
-        outcomes = await self._fleet.reload()
+        outcomes = await self._repository.reload()
         for child in self._children:
             child.tell(Reload())
         _logger.info("reloaded: %s", ", ".join(f"{name}: {outcome}" for name, outcome in outcomes.items()) or "nothing")

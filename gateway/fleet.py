@@ -13,11 +13,10 @@ from backends.engine import naming
 from backends.engine.process import EngineProcess
 from backends.errors import InvalidRequest, ModelNotFound, ModelNotReady, ServingError
 from backends.model import State
-from backends.repository import BrokenModel
 from gateway import composition
 from gateway.choice import NoVersion, choose, parts
 from gateway.lives import Burden, Lives, without
-from gateway.loading import LiveEndpoint, LoadedModel, Place, failed, is_same, look, prepare, replace
+from gateway.loading import LiveEndpoint, LoadedModel, Place, failed, look, prepare, replace
 from gateway.overrides import Override, Overrides
 from gateway.settings import Settings
 from gateway.snapshot import ModelStatus
@@ -25,7 +24,6 @@ from gateway.snapshot import ModelStatus
 _logger = logging.getLogger(__name__)
 
 _FILE_LOOK_SECONDS = 1.0
-_DRAINED = {State.DRAINING, State.STOPPED}
 
 
 class NotLoaded(ModelNotReady):
@@ -90,6 +88,10 @@ class Fleet:
     def is_changing(self) -> bool:
         """Whether the next snapshot will be another one."""
         return self._changed.is_set()
+
+    def has_files(self, name: str) -> bool:
+        """Whether files that a client sent stand for a model's folder."""
+        return self._overrides.has_files(name)
 
     @property
     def models(self) -> composition.Models:
@@ -170,14 +172,12 @@ class Fleet:
     async def unload(self, name: str, *, with_parts: bool = False) -> None:
         """Take a model out of service at once; returns when its streams are done and nothing of it runs.
 
-        Ensembles that cannot be without it go as well; with `with_parts` so do those models that were loaded for it
-        alone. Raises `ModelNotFound`.
+        What is composed of it is `STOPPED` until it is back. With `with_parts` those models go as well that were
+        loaded for it alone. Raises `ModelNotFound`.
         """
         async with self._lock(name):
-            versions = self._named(name)
-            going = [name, *composition.dependents(name, self._models)]
-            if with_parts:
-                going += self._only_for(versions, going)
+            self._named(name)
+            going = self._with_parts(name) if with_parts else [name]
             leaving: list[LiveEndpoint] = []
             for each in going:  # while their parts are still there
                 self._remember(each, self._models[each])
@@ -194,49 +194,21 @@ class Fleet:
             finally:
                 self.unloading -= Counter(going)
 
-    def _only_for(self, versions: Sequence[LoadedModel], going: Sequence[str]) -> list[str]:
-        """The parts of an ensemble that nobody asked for, and nobody needs but what is going."""
-        ours = {part for model in versions for part in parts(model.config)}
-        others = {name: models for name, models in self._models.items() if name not in going}
-        needed = {part for models in others.values() for model in models for part in parts(model.config)}
-        return [part for part in ours & self._implicit & self._models.keys() if part not in needed]
+    def _with_parts(self, name: str) -> list[str]:
+        """A model, its parts that nobody asked for and nobody needs but what goes too, and theirs."""
+        going = [name]
+        for each in going:  # which grows meanwhile
+            staying = [model for other, models in self._models.items() if other not in going for model in models]
+            needed = {part for model in staying for part in parts(model.config)}
+            ours = {part for model in self._models[each] for part in parts(model.config)}
+            alone = ours & self._implicit & self._models.keys()
+            going += [part for part in sorted(alone) if part not in needed and part not in going]
+        return going
 
     async def drain(self, name: str) -> None:
         """As `unload`, but the model stays listed, `STOPPED`; loading it starts it again."""
         async with self._lock(name):
             await self._lives.depart([endpoint for model in self._named(name) for endpoint in model.endpoints])
-
-    async def reload(self, *, retries: bool = True) -> dict[str, str]:
-        """Follow the repository: load what changed, is new or (with `retries`) has failed, unload what is gone.
-
-        In explicit mode it is followed for what is loaded now. Returns what became of each model: `unchanged`,
-        `loaded`, `unloaded`, `drained` (which it stays), or why it was refused. Raises `InvalidRequest` where a
-        repository cannot be read.
-        """
-        settings = self._settings
-        if settings.model_control_mode == "explicit":
-            settings = settings.model_copy(update={"load_model": ("*",)})
-        found: dict[str, list[ModelConfig | BrokenModel]] = {}
-        for model in await asyncio.to_thread(choose, settings):
-            found.setdefault(model.name, []).append(model)
-        names = set(self._models)
-        if self._settings.model_control_mode != "explicit":
-            names |= set(found)
-        outcomes = await asyncio.gather(
-            *(self._follow(name, found.get(name, []), retries=retries) for name in sorted(names))
-        )
-        return dict(zip(sorted(names), outcomes, strict=True))
-
-    async def poll(self) -> None:
-        """Follow the repository until cancelled, in poll mode."""
-        while True:
-            await asyncio.sleep(self._settings.repository_poll_secs)
-            try:
-                await self.reload(retries=False)
-            except ServingError as error:
-                _logger.error("the repository is not followed: %s", error.message)  # noqa: TRY400  # it says it all
-            except Exception:
-                _logger.exception("the repository is not followed")
 
     async def watch_files(self) -> None:
         """Follow the files of endpoints until cancelled. One that cannot be used changes nothing, and is told once."""
@@ -271,26 +243,6 @@ class Fleet:
         self._lives.start(fresh)
         await self._until(lambda: all(endpoint.status.settled for endpoint in fresh))
         return after
-
-    async def _follow(self, name: str, found: Sequence[ModelConfig | BrokenModel], *, retries: bool) -> str:
-        """One model's part of a reload: what became of it."""
-        versions = self._models.get(name, [])
-        if versions and found and all(self._status(model).state in _DRAINED for model in versions):
-            return "drained"  # by somebody, who will load it again
-        is_unchanged = len(versions) == len(found) and all(map(is_same, versions, found))
-        if not found and self._overrides.has_files(name):
-            return "unchanged"
-        if is_unchanged and not (retries and any(self._status(model).state is State.FAILED for model in versions)):
-            return "unchanged"
-        try:
-            if not found:
-                await self.unload(name)
-                return "unloaded"
-            await self.load(name)
-        except ServingError as error:
-            _logger.warning("%s: the reload is refused: %s", name, error.message)
-            return error.message
-        return "loaded"
 
     async def _load(self, configs: Sequence[ModelConfig]) -> None:
         name = configs[0].name

@@ -56,7 +56,7 @@ class LoadedModel:
     `departing` are endpoints that get no new work and finish what they have. `origins` are the folder and the number
     that each process was launched with, by id. `file_seen` is how the file of endpoints looked when it was read,
     `stamp` how the files of a worker's model did. `cause` is the reason in Triton's words. `is_known`: its
-    configuration can be used. `completed` is an ensemble's configuration once its parts were ready.
+    configuration can be used. `completed` is a composed model's configuration once its parts were ready.
     """
 
     config: ModelConfig

@@ -29,6 +29,7 @@ from gateway.ingestion import Ingestion
 from gateway.kserve.tls import tls_context
 from gateway.loads import LoadWatch
 from gateway.metrics import Ledger, MetricsServer
+from gateway.repository_watch import RepositoryWatch
 from gateway.settings import Settings
 from gateway.snapshot import Loads, ModelStatus, Snapshot
 
@@ -84,10 +85,13 @@ class _Supervisor:
         self._snapshot = Snapshot((), settled=False)
         self._ledger = Ledger()
         self._fleet = Fleet(settings, runtime_dir, self._changed, lambda: burden(self._children))
+        self._repository = RepositoryWatch(settings, self._fleet)
         self._loads = LoadWatch(lambda: self._snapshot.models, self._tell, settings.load_interval)
         settings_json = settings.model_copy(update={"runtime_dir": Path(runtime_dir)}).model_dump_json()
         self._children: list[ServerChild] = []
-        self._control = Control(settings, self._fleet, self._children, lambda: self._loads.last, self._counters)
+        self._control = Control(
+            settings, self._fleet, self._repository, self._children, lambda: self._loads.last, self._counters
+        )
         self._children += [
             ServerChild(
                 index,
@@ -125,7 +129,7 @@ class _Supervisor:
             await self._fleet.open()
             works = [self._publish(), self._welcome(), self._fleet.watch_files(), self._loads.run()]
             if self._settings.model_control_mode == "poll":
-                works.append(self._fleet.poll())
+                works.append(self._repository.poll())
             watching = [asyncio.create_task(work) for work in works]
             servers = [asyncio.create_task(child.run(), name=f"server {child.index}") for child in self._children]
             ingesting = [asyncio.create_task(self._ingestion.run())]

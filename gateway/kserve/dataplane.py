@@ -27,6 +27,7 @@ from gateway.registry import Entry, Registry
 from gateway.tenants import ANYONE, Tenant
 
 _decode_counted = msgspec.json.Decoder(list[tuple[str, int, ModelStatistics]]).decode
+_UNUSABLE = frozenset({State.STARTING, State.FAILED, State.STOPPED})
 _HIGHEST_VERSION = 2**63 - 1
 _DIGITS = re.compile(r"\s*([+-]?\d{1,30})", re.ASCII)
 
@@ -205,7 +206,7 @@ class DataPlane:
         entry = self.registry.version(name, number or 0)
         if number == 0:
             raise InferenceError(f"Request for unknown model: '{name}' version 0 is not found", Code.NOT_FOUND)
-        if entry.status.state in {State.STARTING, State.FAILED}:
+        if entry.status.state in _UNUSABLE:
             if number:
                 raise InferenceError(
                     f"Request for unknown model: '{name}' version {number} is not at ready state", Code.UNAVAILABLE
@@ -221,7 +222,7 @@ class DataPlane:
         return sorted(
             number
             for number, entry in entries.items()
-            if entry.model is not None and entry.status.state not in {State.STARTING, State.FAILED}
+            if entry.model is not None and entry.status.state not in _UNUSABLE
         )
 
 

@@ -158,7 +158,9 @@ def test_every_version_that_the_policy_chooses_serves_beside_the_others(reposito
     assert client.infer("many/versions/2") == "Request for unknown model: 'many' version 2 is not found"
 
 
-def test_an_ensemble_brings_what_it_is_made_of_and_takes_it_along(repository: Path, client: Client) -> None:
+def test_an_ensemble_brings_its_parts_and_takes_them_along_and_goes_and_comes_with_each(
+    repository: Path, client: Client
+) -> None:
     write(repository, "part", 7)
     (repository / "whole").mkdir()
     (repository / "whole" / "config.pbtxt").write_text(WHOLE)
@@ -170,6 +172,9 @@ def test_an_ensemble_brings_what_it_is_made_of_and_takes_it_along(repository: Pa
     client.unload("part")
     assert not client.is_ready("whole")
     assert client.index("whole")[0]["reason"] == "unloaded"
+    assert client.infer("whole") == "Request for unknown model: 'whole' has no available versions"
+    client.load("part")
+    assert client.infer("whole") == 7.0
 
 
 def test_a_model_is_loaded_from_what_the_client_sends(repository: Path, client: Client) -> None:

@@ -15,7 +15,7 @@ from backends.engine.watch import Patience
 from backends.errors import InvalidRequest
 from backends.model import State
 from backends.pbtxt import read_text
-from gateway.composition import cause, dependents, settled, status
+from gateway.composition import cause, settled, status
 from gateway.loading import LoadedModel, failed
 
 READY, STARTING, FAILED, RESTARTING = State.READY, State.STARTING, State.FAILED, State.RESTARTING
@@ -121,16 +121,27 @@ def test_a_configuration_stays_the_same_object_while_nothing_changes() -> None:
     assert status(whole, models).config is status(whole, models).config
 
 
-def test_dependents_are_found_over_several_levels() -> None:
-    models = {
-        "a": [part(READY)],
-        "b": [part(READY, name="b")],
-        "e": [ensemble()],
-        "f": [ensemble("f", of="e")],
-        "g": [ensemble("g", of="b")],
-    }
-    assert sorted(dependents("a", models)) == ["e", "f"]
-    assert dependents("f", models) == []
+def test_a_model_whose_part_was_unloaded_is_stopped_until_it_is_back() -> None:
+    whole, around = ensemble(), ensemble("f", of="e")
+    models = {"a": [part(READY)], "e": [whole], "f": [around]}
+    assert status(around, models).state is READY
+    inner = models.pop("a")
+    found = status(whole, models)
+    assert (found.state, found.reason) == (State.STOPPED, "'e' is composed of 'a', which was unloaded")
+    assert cause(whole, found) == "unloaded"
+    assert status(around, models).state is State.STOPPED
+    models["a"] = inner
+    assert [status(each, models).state for each in (whole, around)] == [READY, READY]
+
+
+def test_why_an_ensemble_in_an_ensemble_is_not_ready_is_told_as_it_tells_it() -> None:
+    whole = ensemble("f", of="e")
+    models = {"a": [part(FAILED, "Internal: no")], "e": [ensemble()], "f": [whole]}
+    assert status(whole, models).reason == (
+        "ensemble 'f' depends on 'e' which is not valid. Model 'e' failed with error: ensemble 'e' depends on 'a' "
+        "which has no loaded version. Model 'a' loading failed with error: version 1 is at UNAVAILABLE state: "
+        "Internal: no;"
+    )
 
 
 def test_causes_begin_with_tritons_word_for_their_kind() -> None:

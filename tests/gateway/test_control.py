@@ -17,6 +17,7 @@ from gateway.children import ServerChild
 from gateway.control import Control, burden
 from gateway.fleet import Burden, Fleet
 from gateway.histogram import Histogram
+from gateway.repository_watch import RepositoryWatch
 from gateway.settings import Settings
 from gateway.snapshot import Account, Action, Ask, Loads, Queue, Reload
 from gateway.telemetry import Payload
@@ -58,7 +59,9 @@ class Desk:
             return self.counters
 
         self.counters: list[tuple[str, bytes]] = []
-        self.control = Control(given, self.fleet, processes, lambda: loads, counters)
+        self.control = Control(
+            given, self.fleet, RepositoryWatch(given, self.fleet), processes, lambda: loads, counters
+        )
 
     async def publish(self) -> None:
         while True:

@@ -3,96 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backends.config import ModelConfig
 from backends.engine.probe import get
 from backends.errors import InvalidRequest, ModelNotFound, ModelNotReady
-from backends.model import Endpoint, State
-from gateway.fleet import Fleet
-from gateway.lives import Burden
-from gateway.settings import Settings
+from backends.model import State
 from tests.engines import echo_engine
-from tests.servers import echo_repository
+from tests.gateway.running_fleet import Running, running_fleet
 from tests.waiting import eventually_async
 
 pytestmark = pytest.mark.slow  # engines are started and stopped
 
 
-class Running:
-    """A fleet over a repository, published as the supervisor does it."""
-
-    def __init__(self, folder: Path, runtime: Path, **settings: Any) -> None:
-        self.folder = folder
-        self.busy: dict[str, int] = {}
-        self.changed = asyncio.Event()
-        given = Settings(model_repository=(folder,), health_interval=0.05, **settings)
-        self.fleet = Fleet(given, str(runtime), self.changed, self._burden)
-
-    async def _burden(self) -> Burden:
-        return Burden(self.fleet.snapshot_number, self.busy)
-
-    async def publish(self) -> None:
-        while True:
-            await self.changed.wait()
-            self.changed.clear()
-            self.fleet.snapshot_number += 1
-            self.fleet.notice()
-
-    def write(self, name: str, arguments: dict[str, Any] | None = None, config: str = "") -> None:
-        (self.folder / name / "1").mkdir(parents=True, exist_ok=True)
-        (self.folder / name / "config.pbtxt").write_text(f'backend: "echo"\n{config}\n')
-        (self.folder / name / "1" / "model.json").write_text(json.dumps(arguments or {}))
-
-    def endpoints(self, name: str = "m") -> dict[str, State]:
-        return {
-            endpoint.id: endpoint.state
-            for status in self.fleet.statuses()
-            if status.config.name == name
-            for endpoint in status.endpoints
-        }
-
-    def served(self) -> list[tuple[ModelConfig, tuple[Endpoint, ...]]]:
-        return [(status.config, status.endpoints) for status in self.fleet.statuses()]
-
-    def addresses(self, name: str = "m") -> list[str]:
-        (status,) = (status for status in self.fleet.statuses() if status.config.name == name)
-        return [endpoint.address for endpoint in status.endpoints]
-
-    def state(self, name: str = "m") -> State:
-        (status,) = (status for status in self.fleet.statuses() if status.config.name == name)
-        return status.state
-
-    async def becomes(self, expected: dict[str, State], name: str = "m") -> None:
-        async def holds() -> bool:
-            return self.endpoints(name) == expected
-
-        await eventually_async(holds, what=f"{expected} of {name}")
-
-
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
     """One model `m`, ready."""
-    (tmp_path / "run").mkdir()
-    running = Running(echo_repository(tmp_path / "models", {"m": {}}), tmp_path / "run")
-    await running.fleet.open()
-    publishing = [asyncio.create_task(running.publish()), asyncio.create_task(running.fleet.watch_files())]
-    try:
+    async with running_fleet(tmp_path, {"m": {}}) as running:
         await running.becomes({"m-1-0": State.READY})
         yield running
-    finally:
-        tasks = [*running.fleet.tasks(), *publishing]
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        running.fleet.close()
-        assert list((tmp_path / "run").iterdir()) == []
 
 
 async def test_a_changed_model_serves_anew_and_what_it_was_finishes_first(running: Running) -> None:
@@ -198,58 +130,6 @@ async def test_a_drained_model_stays_listed_and_can_be_loaded_again(running: Run
     assert running.endpoints() == {"m-1-0.1": State.READY}
 
 
-async def test_a_reload_leaves_a_drained_model_to_whoever_drained_it(running: Running) -> None:
-    await running.fleet.drain("m")
-    running.write("m", {"slots": 2})
-    assert await running.fleet.reload() == {"m": "drained"}
-    assert running.state() is State.STOPPED
-
-
-async def test_the_time_to_drain_is_bounded(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    running = Running(echo_repository(tmp_path / "models", {"m": {}}), tmp_path / "run", exit_timeout_secs=0.2)
-    await running.fleet.open()
-    publishing = asyncio.create_task(running.publish())
-    try:
-        await running.becomes({"m-1-0": State.READY})
-        running.busy = {running.addresses()[0]: 1}
-        await running.fleet.unload("m")
-        assert running.fleet.tasks() == []
-    finally:
-        publishing.cancel()
-
-
-async def test_a_reload_follows_the_repository(running: Running) -> None:
-    running.write("kept")
-    running.write("gone")
-    assert await running.fleet.reload() == {"gone": "loaded", "kept": "loaded", "m": "unchanged"}
-    running.write("m", {"slots": 2})
-    running.write("kept", {"nonsense": 1})
-    (running.folder / "gone" / "config.pbtxt").unlink()
-    (running.folder / "gone" / "1" / "model.json").unlink()
-    (running.folder / "gone" / "1").rmdir()
-    (running.folder / "gone").rmdir()
-    outcome = await running.fleet.reload()
-    assert (outcome["gone"], outcome["m"]) == ("unloaded", "loaded")
-    assert "'nonsense'" in outcome["kept"]
-    assert running.state("kept") is State.READY
-
-
-async def test_a_reload_in_explicit_mode_leaves_what_is_not_loaded_alone(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    models = echo_repository(tmp_path / "models", {"m": {}, "other": {}})
-    running = Running(models, tmp_path / "run", model_control_mode="explicit", load_model=("m",))
-    await running.fleet.open()
-    publishing = asyncio.create_task(running.publish())
-    try:
-        await running.becomes({"m-1-0": State.READY})
-        running.write("m", {"slots": 2})
-        assert await running.fleet.reload() == {"m": "loaded"}
-    finally:
-        await running.fleet.unload("m")
-        publishing.cancel()
-
-
 async def test_a_file_of_endpoints_is_followed(running: Running) -> None:
     file = running.folder / "remote" / "endpoints"
     parameter = 'parameters { key: "endpoints_file" value { string_value: "endpoints" } }'
@@ -286,46 +166,45 @@ async def test_a_file_of_endpoints_that_is_wrong_changes_nothing(
         assert running.endpoints("remote") == before
 
 
-async def test_in_poll_mode_the_repository_is_followed_and_what_failed_waits_for_a_change(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    folder = echo_repository(tmp_path / "models", {"m": {}, "bad": {"config": "max_batch_size: -1"}})
-    running = Running(folder, tmp_path / "run", model_control_mode="poll", repository_poll_secs=0.05)
-    await running.fleet.open()
-    tasks = [asyncio.create_task(running.publish()), asyncio.create_task(running.fleet.poll())]
-    try:
+async def test_the_time_to_drain_is_bounded(tmp_path: Path) -> None:
+    async with running_fleet(tmp_path, {"m": {}}, exit_timeout_secs=0.2) as running:
         await running.becomes({"m-1-0": State.READY})
-        running.write("new")
-        await running.becomes({"new-1-0": State.READY}, "new")
-        assert running.state("bad") is State.FAILED
-        running.write("bad")
-        await running.becomes({"bad-1-0.1": State.READY}, "bad")
-        shutil.rmtree(folder / "new")
-
-        async def gone() -> bool:
-            return "new" not in {status.config.name for status in running.fleet.statuses()}
-
-        await eventually_async(gone, what="the end of a model that is gone")
-        assert running.endpoints() == {"m-1-0": State.READY}
-    finally:
-        for task in (*tasks, *running.fleet.tasks()):
-            task.cancel()
-        await asyncio.wait([*tasks, *running.fleet.tasks()])
+        running.busy = {running.addresses()[0]: 1}
+        await running.fleet.unload("m")
+        assert running.fleet.tasks() == []
 
 
-async def test_ensembles_that_name_each_other_are_refused_and_do_not_wait_for_each_other(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    running = Running(echo_repository(tmp_path / "models", {}), tmp_path / "run", model_control_mode="poll")
-    tensor = "data_type: TYPE_FP32 dims: [ 1 ]"
-    for name, other in (("a", "b"), ("b", "a")):
-        step = f'model_name: "{other}" input_map {{ key: "X" value: "X" }} output_map {{ key: "Y" value: "Y" }}'
-        (tmp_path / "models" / name).mkdir(parents=True)
-        (tmp_path / "models" / name / "config.pbtxt").write_text(
-            f'platform: "ensemble" input [ {{ name: "X" {tensor} }} ] output [ {{ name: "Y" {tensor} }} ] '
-            f"ensemble_scheduling {{ step [ {{ {step} }} ] }}"
-        )
-    publishing = asyncio.create_task(running.publish())
-    outcomes = await asyncio.wait_for(running.fleet.reload(), 10)
-    publishing.cancel()
-    assert set(outcomes) == {"a", "b"}
-    assert any("circular dependency between ensembles" in outcome for outcome in outcomes.values())
-    assert [running.state(name) for name in ("a", "b")] == [State.FAILED] * 2
+async def test_an_ensemble_is_stopped_while_its_part_is_unloaded_and_comes_back_with_it(running: Running) -> None:
+    running.compose("whole", of="m")
+    running.compose("around", of="whole")
+    await running.fleet.load("around")
+    assert [running.state(name) for name in ("whole", "around")] == [State.READY] * 2
+    await running.fleet.unload("m")
+    assert [running.state(name) for name in ("whole", "around")] == [State.STOPPED] * 2
+    await running.fleet.unload("around")
+    await running.fleet.load("m")
+    assert running.state("whole") is State.READY
+    assert "around" not in running.fleet.models
+
+
+async def test_parts_that_were_loaded_for_one_ensemble_go_with_it_and_theirs_with_them(tmp_path: Path) -> None:
+    async with running_fleet(tmp_path, {"m": {}, "n": {}}, model_control_mode="explicit") as running:
+        running.compose("whole", of="m")
+        running.compose("around", of="whole")
+        running.compose("other", of="n")
+        for name in ("around", "n", "other"):
+            await running.fleet.load(name)
+        await running.fleet.unload("around", with_parts=True)
+        assert sorted(running.fleet.models) == ["n", "other"]
+        await running.fleet.unload("other", with_parts=True)
+        assert list(running.fleet.models) == ["n"]
+
+
+async def test_a_part_that_an_ensemble_still_needs_stays(running: Running) -> None:
+    running.compose("whole", of="m")
+    running.compose("around", of="whole")
+    running.compose("beside", of="whole")
+    await running.fleet.load("around")
+    await running.fleet.load("beside")
+    await running.fleet.unload("around", with_parts=True)
+    assert [running.state(name) for name in ("whole", "beside")] == [State.READY] * 2

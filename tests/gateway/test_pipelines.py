@@ -17,7 +17,7 @@ from backends.errors import InvalidRequest, Unavailable
 from backends.model import State
 from ensembles.kinds import find_kind
 from gateway.choice import choose, is_composed, needs, parts
-from gateway.composition import dependents, settled, status
+from gateway.composition import settled, status
 from gateway.loading import LoadedModel, Place, replace
 from gateway.registry import Registry
 from gateway.settings import Settings
@@ -76,14 +76,17 @@ def test_a_pipeline_does_not_answer_by_a_pipeline(name: str) -> None:
     assert (found.state, "is a pipeline itself" in found.reason) == (FAILED, True)
 
 
-def test_its_models_are_its_parts_and_it_goes_with_its_generator_alone() -> None:
+def test_its_models_are_its_parts_and_it_is_stopped_with_its_generator_alone() -> None:
     assert is_composed(config())
     assert parts(config()) == ("talker", "embedder", "reranker")
     assert needs(config()) == ("talker",)
-    models = {name: [LoadedModel(ModelConfig(name, "echo"))] for name in ("talker", "embedder", "reranker")}
-    models["handbook"] = [LoadedModel(config())]
-    assert dependents("talker", models) == ["handbook"]
-    assert dependents("reranker", models) == []
+    whole = LoadedModel(config())
+    models = {"handbook": [whole], "talker": [generator(READY)], "embedder": [generator(READY)]}
+    assert status(whole, models).state is READY
+    del models["embedder"]
+    assert status(whole, models).state is READY
+    del models["talker"]
+    assert status(whole, models).state is State.STOPPED
 
 
 @pytest.fixture
