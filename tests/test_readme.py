@@ -178,7 +178,9 @@ def test_the_table_of_texts_is_that_of_the_code():
     table = README.split("\n## Embeddings and rerank\n")[1].split("\n## ")[0]
     rows = dict(re.findall(r"^\| `(\w+)` \| (\S*) ?\|", table, re.MULTILINE))
     assert rows.keys() == TEXT_PARAMETERS
-    assert rows["max_batch_tokens"] == f"`{text.Text('embed', (), '').max_batch_tokens}`"
+    defaults = text.Text("embed", (), "")
+    for name in ("max_batch_tokens", "passage_cache_bytes"):
+        assert rows[name] == f"`{getattr(defaults, name)}`"
 
 
 def test_the_tables_of_pipelines_are_those_of_the_code():

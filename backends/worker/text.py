@@ -38,12 +38,14 @@ PARAMETERS = frozenset(
         "prompt",
         "output",
         "max_batch_tokens",
+        "passage_cache_bytes",
     }
 )
 """Parameters of `config.pbtxt` that are read here; `prompt` also with a name behind a dot."""
 
 _MOST_BATCH_TOKENS = 16384
 _LONGEST = 512
+_PASSAGE_CACHE_BYTES = 256 << 20
 # `model_max_length` of a tokenizer without a limit is a number of 31 digits.
 _NO_LENGTH = 1 << 20
 _POOLINGS = {
@@ -74,6 +76,7 @@ class Text(msgspec.Struct, frozen=True):
     output: str = ""
     pad_id: int = 0
     max_batch_tokens: int = _MOST_BATCH_TOKENS
+    passage_cache_bytes: int = _PASSAGE_CACHE_BYTES
 
 
 def read(config: ModelConfig) -> Text | None:
@@ -110,6 +113,7 @@ def read(config: ModelConfig) -> Text | None:
         output=given.get("output", ""),
         pad_id=int(_object(folder / "config.json").get("pad_token_id") or 0),
         max_batch_tokens=_number(config, "max_batch_tokens", _MOST_BATCH_TOKENS),
+        passage_cache_bytes=_number(config, "passage_cache_bytes", _PASSAGE_CACHE_BYTES, least=0),
     )
 
 
@@ -122,10 +126,11 @@ def _choice(config: ModelConfig, key: str, value: str, choices: Sequence[str]) -
     return value
 
 
-def _number(config: ModelConfig, key: str, default: int) -> int:
+def _number(config: ModelConfig, key: str, default: int, *, least: int = 1) -> int:
     value = config.parameters.get(key) or str(default)
-    if not (value.isascii() and value.isdigit() and int(value)):
-        raise InvalidRequest(f"Model {config.name!r}: the parameter {key} is no positive number: {value!r}.", param=key)
+    if not (value.isascii() and value.isdigit() and int(value) >= least):
+        kind = "positive number" if least else "number"
+        raise InvalidRequest(f"Model {config.name!r}: the parameter {key} is no {kind}: {value!r}.", param=key)
     return int(value)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import numpy as np
 import openai
 import pytest
@@ -148,6 +149,21 @@ def test_documents_are_ordered_by_relevance(server):
     scores = post(server, "/v1/score", model=RERANKER, text_1="a meal", text_2=TEXTS[::-1])["data"]
     best = max(scores, key=lambda score: score["score"])
     assert (best["index"], best["score"]) == (1, pytest.approx(answer["results"][0]["relevance_score"], abs=1e-4))
+
+
+def test_a_passage_of_an_earlier_question_is_scored_as_before_and_counted(server):
+    def kept() -> float:
+        lines = httpx.get(f"{server.metrics_url}/metrics").text.splitlines()
+        found = [line for line in lines if line.startswith("tritium_passage_cache_hits_total{")]
+        return float(found[0].rpartition(" ")[2]) if found else 0.0
+
+    asked = {"model": RERANKER, "text_1": "who eats?", "text_2": TEXTS}
+    first = post(server, "/v1/score", **asked)["data"]
+    before = kept()
+    again = post(server, "/v1/score", **asked)["data"]
+    # Eight bits a weight: a text's vectors depend a little on what it runs with, as the question's do.
+    assert [one["score"] for one in again] == pytest.approx([one["score"] for one in first], abs=0.02)
+    assert kept() == before + len(TEXTS)
 
 
 def test_texts_go_through_kserves_protocol_too(client, server):

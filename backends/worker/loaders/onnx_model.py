@@ -48,11 +48,10 @@ def complete(config: ModelConfig) -> str:
 
 def load(config: ModelConfig, assignment: Load, exchange: Exchange) -> Executable:
     """Load the model onto its device. Raises `LoadError`."""
-    del exchange
     session = _session(config, assignment.device if assignment.kind == "KIND_GPU" else -1)
     inputs, outputs = _signatures(config, session.get_inputs()), _signatures(config, session.get_outputs())
     if (text := text_model.declared(config)) is not None:
-        return text_model.TextModel(config, text, _OnnxSession(session, config), inputs, outputs)
+        return text_model.TextModel(config, text, _OnnxSession(session, config), inputs, outputs, exchange.send)
     check(config, inputs, outputs)
     return ArrayModel(config, _OnnxSession(session, config))
 

@@ -17,6 +17,7 @@ from backends.worker.instance import LoadError
 from backends.worker.loaders.array_model import Session, run_together
 from backends.worker.loaders.arrays import DTYPES, Array, to_tensor
 from backends.worker.loaders.completion import Signature, dynamic_batching, input_document, output_document
+from backends.worker.loaders.late_interaction import LateInteraction, Tell, normalized
 from backends.worker.messages import Respond
 from backends.worker.text import USAGE, Text, read
 
@@ -55,7 +56,10 @@ def completed(config: ModelConfig, text: Text, outputs: Sequence[Signature]) -> 
 
 
 class TextModel:
-    """An `Executable` that takes tokens in the place of texts (`tokenization.py`), over a `Session`."""
+    """An `Executable` that takes tokens in the place of texts (`tokenization.py`), over a `Session`.
+
+    What it counts itself it says by `tell`.
+    """
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class TextModel:
         session: Session,
         inputs: Sequence[Signature],
         outputs: Sequence[Signature],
+        tell: Tell,
     ) -> None:
         if len(config.output) != 1:
             raise LoadError(f"model '{config.name}' gives one output of its texts, and has {len(config.output)}")
@@ -74,6 +79,7 @@ class TextModel:
         chosen = _chosen(config, text, outputs)
         self._wanted = (chosen.name,)
         self._pool = _pooling(text, chosen)
+        self._late = LateInteraction(config, text.passage_cache_bytes, tell) if text.task == "maxsim" else None
         unknown = self._inputs.keys() - {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
         if unknown:
             raise LoadError(f"model '{config.name}' wants inputs that texts do not give: {', '.join(sorted(unknown))}")
@@ -110,20 +116,22 @@ class TextModel:
                     f"a reranker gives one score for a pair, not {list(logits.shape[1:])}", Code.INTERNAL
                 )
             return _activated(logits, text)
-        # A query stands beside each of its documents, and batches repeat texts: each runs once.
-        texts = list(dict.fromkeys(element for column in columns for element in column))
-        vectors = self._vectors([(element, b"") for element in texts])
+        if self._late is not None:
+            queries, passages = columns
+            return self._late.scores(queries, passages, self._singles)
+        # Batches repeat texts: each runs once.
+        texts = list(dict.fromkeys(columns[0]))
+        vectors = self._singles(texts)
         if text.task == "classify":
             vectors = list(_activated(np.stack(vectors), text))
-        elif text.normalize and text.task == "embed":
-            vectors = [_normalized(vector) for vector in vectors]
+        elif text.normalize:
+            vectors = [normalized(vector) for vector in vectors]
         found = dict(zip(texts, vectors, strict=True))
-        if text.task == "maxsim":
-            passages = {ids: _normalized(found[ids]) for ids in columns[1]}
-            pairs = zip(*columns, strict=True)
-            return np.array([[_maxsim(found[query], passages[ids])] for query, ids in pairs], np.float32)
         rows = [found[element] for element in columns[0]]
         return rows if text.pooling == "none" else np.stack(rows)
+
+    def _singles(self, texts: Sequence[bytes]) -> list[Array]:
+        return self._vectors([(ids, b"") for ids in texts])
 
     def _vectors(self, sequences: Sequence[tuple[bytes, bytes]]) -> list[Array]:
         """What the model makes of each sequence (its ids, its token types or nothing), pooled if they are to be."""
@@ -251,11 +259,6 @@ def _none(hidden: Array, lengths: Array) -> Sequence[Array]:
 _POOLS: dict[str, Pool] = {"mean": _mean, "cls": _cls, "last": _last, "max": _max, "none": _none}
 
 
-def _normalized(vector: Array) -> Array:
-    norm = np.linalg.norm(vector, axis=-1, keepdims=True)
-    return np.asarray(vector / np.maximum(norm, np.float32(1e-12)))
-
-
 def _activated(logits: Array, text: Text) -> Array:
     if text.activation == "sigmoid":
         return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
@@ -263,18 +266,6 @@ def _activated(logits: Array, text: Text) -> Array:
         powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
     return logits
-
-
-def _maxsim(query: Array, passage: Array) -> float:
-    """Late interaction: the mean over the query's tokens of the best cosine among the passage's.
-
-    `passage` has unit vectors. Each token counts by the square of its vector's length: a model that was trained to
-    pool its tokens makes those of words that say little short.
-    """
-    lengths = np.linalg.norm(query, axis=1)
-    weights = lengths * lengths
-    best = (query @ passage.T).max(axis=1) * lengths
-    return float(best.sum() / max(weights.sum(), 1e-12))
 
 
 def _padded(rows: Sequence[Array]) -> Array:

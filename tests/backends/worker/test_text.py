@@ -118,6 +118,7 @@ def test_inputs_have_the_names_of_the_configuration(tmp_path):
         ({}, {"tokenizer": "gone.json"}, "gone.json' is no file"),
         ({}, {"pooling": "median"}, "the parameter pooling is 'median'"),
         ({}, {"max_length": "0"}, "the parameter max_length is no positive number: '0'"),
+        ({}, {"passage_cache_bytes": "-1"}, "the parameter passage_cache_bytes is no number: '-1'"),
         ({}, {"normalize": "maybe"}, "the parameter normalize is 'maybe'"),
         ({}, {"activation": "gelu"}, "the parameter activation is 'gelu'"),
         ({"modules.json": [TRANSFORMER, {"type": "sentence_transformers.models.Dense"}]}, {}, "has a module Dense"),
