@@ -1,7 +1,7 @@
 """Chunks in PostgreSQL with pgvector: two tables a collection, chunks with vectors and the words of each.
 
-BM25 is computed over the table of words, exactly: `ts_rank_cd` knows no frequencies of terms in the collection and
-reads every match's text. Vectors are compared one by one below 20,000 chunks, and above 2,000 dimensions, which
+BM25 is computed over the table of words: `ts_rank_cd` knows no frequencies of terms in the collection and reads every
+match's text. Vectors are compared one by one below 20,000 chunks, and above 2,000 dimensions, which
 pgvector's graph does not take. NUL, which PostgreSQL does not store, becomes U+FFFD.
 """
 
@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 
 from backends.errors import InvalidRequest, NotFound, Unavailable
+from ensembles.stores import bm25
 from ensembles.stores.filters import Filter
 from ensembles.stores.jsonb import matching, packed, storable
 from ensembles.stores.store import Attributes, Chunk, Hit
@@ -40,8 +41,6 @@ _BUILD_SETTINGS = "SET maintenance_work_mem = '512MB'"
 _COLUMNS = "c.file_id, c.filename, c.ordinal, c.text, c.page, c.heading, c.attributes"
 _FOUND = f"{_COLUMNS}, vector_send(c.vector) AS vector"
 _LONGEST_QUERY = 64
-
-_STEM = "coalesce((ts_lexize('english_stem', w.word))[1], w.word)"
 
 _CREATE = """
 CREATE TABLE {chunks} (
@@ -67,25 +66,6 @@ _INSERT_WORDS = """
 INSERT INTO {words} (word, chunk, count, length)
 SELECT {stem}, w.chunk, sum(w.count), max(w.length)
 FROM unnest($1::text[], $2::bigint[], $3::int[], $4::int[]) AS w (word, chunk, count, length) GROUP BY 1, 2
-"""
-
-# Words that English is full of are left out of a query that has others. Lucene's idf, k1 = 1.2, b = 0.75.
-_WORDS = """
-WITH asked AS MATERIALIZED (
-    SELECT {stem} AS word, bool_and(coalesce(ts_lexize('english_stem', w.word) = '{{}}', false)) AS is_common
-    FROM unnest($1::text[]) AS w (word) GROUP BY 1),
-wanted AS (SELECT word FROM asked WHERE NOT is_common OR (SELECT bool_and(is_common) FROM asked)),
-postings AS MATERIALIZED (SELECT p.* FROM wanted JOIN {words} p USING (word)),
-size AS (SELECT chunks::float8 AS count, words / greatest(chunks, 1)::float8 AS mean FROM {schema}.collections
-    WHERE name = $2),
-weights AS (SELECT word, ln(1 + (size.count - count(*) + 0.5) / (count(*) + 0.5)) AS weight FROM postings, size
-    GROUP BY word, size.count),
-scores AS (SELECT p.chunk,
-    sum(w.weight * p.count * 2.2::float8 / (p.count + 1.2::float8 * (0.25 + 0.75::float8 * p.length / size.mean)))
-    AS score
-    FROM postings p JOIN weights w USING (word), size GROUP BY p.chunk)
-SELECT {columns}, s.score FROM {scores} s JOIN {chunks} c ON c.id = s.chunk WHERE {condition}
-ORDER BY s.score DESC, c.file_id, c.ordinal LIMIT $3
 """
 
 
@@ -153,14 +133,14 @@ class PostgresStore:
         return [Hit(_found(row), 1.0 - row["distance"]) for row in rows if row["distance"] == row["distance"]]
 
     async def words(self, collection: str, query: str, limit: int, condition: Filter | None = None) -> list[Hit]:
-        arguments: list[object] = [list(dict.fromkeys(words_of(query)))[:_LONGEST_QUERY], collection, max(limit, 0)]
-        # Without a filter only the best are looked up among the chunks, with one all that have the words.
-        where, scores = "true", "(SELECT * FROM scores ORDER BY score DESC, chunk LIMIT $3)"
-        if condition is not None:
-            where, scores = matching(condition, arguments), "scores"
-        names = {**_names(collection), "schema": _SCHEMA, "columns": _FOUND, "stem": _STEM}
+        if limit <= 0:
+            return []
+        asked = list(dict.fromkeys(words_of(query)))[:_LONGEST_QUERY]
+        names, arguments = _names(collection), bm25.arguments(asked, collection, limit)
+        where = None if condition is None else matching(condition, arguments)
+        sql = bm25.statement(names["chunks"], names["words"], f"{_SCHEMA}.collections", _FOUND, where)
         async with self._connection(collection) as connection:
-            rows = await connection.fetch(_WORDS.format(**names, scores=scores, condition=where), *arguments)
+            rows = await bm25.best(connection, sql, arguments)
         return [Hit(_found(row), row["score"]) for row in rows]
 
     async def size_bytes(self, collection: str) -> int:
@@ -331,7 +311,7 @@ async def _add(
         for word, count in of.items()
     ]
     columns = [list(column) for column in zip(*entries, strict=True)] or [[], [], [], []]
-    await connection.execute(_INSERT_WORDS.format(**names, stem=_STEM), *columns)
+    await connection.execute(_INSERT_WORDS.format(**names, stem=bm25.STEM), *columns)
     return len(chunks), sum(lengths)
 
 
