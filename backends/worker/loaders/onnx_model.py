@@ -15,7 +15,7 @@ from backends.worker.loaders import text_model
 from backends.worker.loaders.array_model import ArrayModel
 from backends.worker.loaders.arrays import Array
 from backends.worker.loaders.completion import Signature, check, completed, library, model_file
-from backends.worker.loaders.onnx_options import providers, session_options
+from backends.worker.loaders.onnx_options import parallel_runs, providers, session_options
 from backends.worker.messages import Load
 
 _TYPES = {
@@ -51,7 +51,10 @@ def load(config: ModelConfig, assignment: Load, exchange: Exchange) -> Executabl
     session = _session(config, assignment.device if assignment.kind == "KIND_GPU" else -1)
     inputs, outputs = _signatures(config, session.get_inputs()), _signatures(config, session.get_outputs())
     if (text := text_model.declared(config)) is not None:
-        return text_model.TextModel(config, text, _OnnxSession(session, config), inputs, outputs, exchange.send)
+        parallel = parallel_runs(config) if assignment.kind != "KIND_GPU" else 1
+        return text_model.TextModel(
+            config, text, _OnnxSession(session, config, parallel), inputs, outputs, exchange.send
+        )
     check(config, inputs, outputs)
     return ArrayModel(config, _OnnxSession(session, config))
 
@@ -59,7 +62,8 @@ def load(config: ModelConfig, assignment: Load, exchange: Exchange) -> Executabl
 class _OnnxSession:
     """A `Session` of onnxruntime. Feeds are used where they are, outputs are arrays over its own memory."""
 
-    def __init__(self, session: Any, config: ModelConfig) -> None:
+    def __init__(self, session: Any, config: ModelConfig, parallel: int = 1) -> None:
+        self.parallel = parallel
         self._session = session
         self._strings = frozenset(entry.name for entry in session.get_inputs() if entry.type == "tensor(string)")
         self._options = _run_options(config)

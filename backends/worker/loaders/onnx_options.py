@@ -50,6 +50,13 @@ def session_options(config: ModelConfig, ort: Any) -> Any:
     return options
 
 
+def parallel_runs(config: ModelConfig) -> int:
+    """How many runs keep an instance's share of the cores busy, with the threads that one of them has."""
+    share = _threads_an_instance(config)
+    threads = _number(config, "intra_op_thread_count", share)
+    return max(1, share // threads) if threads > 0 else 1
+
+
 def providers(config: ModelConfig, device: int, available: list[str]) -> Providers:
     """The execution providers in order of preference; `device` -1 is the CPU. Raises `LoadError` for one not there."""
     accelerators = _optimization(config).get("execution_accelerators", {})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -27,6 +28,8 @@ _OUTPUT_NAMES = {"embed": "embedding", "rerank": "score", "maxsim": "score", "cl
 _POOLED = "sentence_embedding"
 # What a run costs beside its tokens, in tokens; shorter rows are padded rather than run by themselves below it.
 _RUN_TOKENS = 48
+# Fewer tokens than these are not worth a run of their own beside another.
+_LEAST_TOKENS = 32
 
 
 def declared(config: ModelConfig) -> Text | None:
@@ -55,6 +58,12 @@ def completed(config: ModelConfig, text: Text, outputs: Sequence[Signature]) -> 
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
 
 
+class TextSession(Session, Protocol):
+    """A `Session` that so many threads may use at once."""
+
+    parallel: int
+
+
 class TextModel:
     """An `Executable` that takes tokens in the place of texts (`tokenization.py`), over a `Session`.
 
@@ -65,7 +74,7 @@ class TextModel:
         self,
         config: ModelConfig,
         text: Text,
-        session: Session,
+        session: TextSession,
         inputs: Sequence[Signature],
         outputs: Sequence[Signature],
         tell: Tell,
@@ -73,6 +82,7 @@ class TextModel:
         if len(config.output) != 1:
             raise LoadError(f"model '{config.name}' gives one output of its texts, and has {len(config.output)}")
         self._session = session
+        self._threads = ThreadPoolExecutor(session.parallel, "run") if session.parallel > 1 else None
         self._text = text
         self._output = config.output[0].name
         self._inputs = {signature.name: _DTYPES[signature.data_type] for signature in inputs}
@@ -88,6 +98,8 @@ class TextModel:
         return run_together(self._run, requests)
 
     def finalize(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown()
         self._session.close()
 
     def _run(self, requests: Sequence[Request]) -> list[Answer]:
@@ -136,12 +148,17 @@ class TextModel:
     def _vectors(self, sequences: Sequence[tuple[bytes, bytes]]) -> list[Array]:
         """What the model makes of each sequence (its ids, its token types or nothing), pooled if they are to be."""
         lengths = np.array([len(ids) // 4 for ids, _ in sequences])
-        found: list[Array] = [np.empty(0)] * len(sequences)
-        for group in groups(lengths, self._text.max_batch_tokens):
-            chosen = [sequences[i] for i in group]
-            feeds = self._feeds(chosen, lengths[group])
+        runs = groups(lengths, self._text.max_batch_tokens, self._session.parallel)
+
+        def run(group: Array) -> Sequence[Array]:
+            feeds = self._feeds([sequences[i] for i in group], lengths[group])
             (hidden,) = self._session.run(feeds, self._wanted)
-            for i, vector in zip(group, self._pool(hidden, lengths[group]), strict=True):
+            return self._pool(hidden, lengths[group])
+
+        each = map(run, runs) if self._threads is None or len(runs) == 1 else self._threads.map(run, runs)
+        found: list[Array] = [np.empty(0)] * len(sequences)
+        for group, vectors in zip(runs, each, strict=True):
+            for i, vector in zip(group, vectors, strict=True):
                 found[i] = vector
         return found
 
@@ -166,8 +183,15 @@ class TextModel:
         return feeds
 
 
-def groups(lengths: Array, most_tokens: int) -> list[Array]:
-    """Rows that run together, longest first: a new run begins where the padding of all the shorter ones costs more."""
+def groups(lengths: Array, most_tokens: int, parallel: int = 1) -> list[Array]:
+    """Rows that run together, longest first: a new run begins where the padding of all the shorter ones costs more.
+
+    So many runs are under way at once: where there are tokens for them, each gets its part.
+    """
+    total = int(lengths.sum())
+    parallel = min(parallel, max(1, total // _LEAST_TOKENS))
+    if parallel > 1:
+        most_tokens = min(most_tokens, total // parallel + int(lengths.max()) - 1)
     order = np.argsort(-lengths, kind="stable")
     found: list[Array] = []
     start = 0

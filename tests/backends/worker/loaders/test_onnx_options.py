@@ -6,7 +6,7 @@ import pytest
 
 from backends.config import read
 from backends.worker.instance import LoadError
-from backends.worker.loaders.onnx_options import providers, session_options
+from backends.worker.loaders.onnx_options import parallel_runs, providers, session_options
 from tests.backends.worker.instances import document
 
 CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
@@ -32,6 +32,15 @@ def test_instances_divide_the_cores_and_do_not_spin():
     assert alone.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     crowded, _ = options(instance_group=[{"count": 4 * cores}])
     assert crowded.intra_op_num_threads == 1
+
+
+def test_runs_of_few_threads_stand_side_by_side_until_the_cores_are_busy():
+    cores = len(os.sched_getaffinity(0))
+    assert parallel_runs(config({"intra_op_thread_count": "1"})) == cores
+    assert parallel_runs(config({"intra_op_thread_count": "1"}, instance_group=[{"count": cores}])) == 1
+    assert parallel_runs(config({"intra_op_thread_count": str(2 * cores)})) == 1
+    assert parallel_runs(config({"intra_op_thread_count": "0"})) == 1
+    assert parallel_runs(config()) == 1
 
 
 def test_the_parameters_of_tritons_backend_are_heeded():

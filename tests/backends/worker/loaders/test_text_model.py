@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from array import array
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -26,11 +27,14 @@ LOGITS = Signature("logits", "TYPE_FP32", (-1, 1))
 class Session:
     """A token's vector is its id and its place; a pair's logit is the sum of its ids; ids over 90 fail."""
 
-    def __init__(self):
+    def __init__(self, parallel=1):
+        self.parallel = parallel
         self.runs: list[dict[str, np.ndarray]] = []
+        self.together = Barrier(parallel, timeout=10)
 
     def run(self, feeds, wanted):
         self.runs.append(dict(feeds))
+        self.together.wait()
         ids = feeds["input_ids"]
         if ids.max() > 90:
             raise InferenceError("over 90", Code.INTERNAL)
@@ -52,11 +56,11 @@ def make(tmp_path):
     version = folder(tmp_path, {"config.json": {"pad_token_id": 7}})
     metrics: list[Metrics] = []
 
-    def made(outputs=(TOKENS,), inputs=IDS, **parameters):
+    def made(outputs=(TOKENS,), inputs=IDS, parallel=1, **parameters):
         told = config(version, {"normalize": "false"} | parameters)
         text = declared(told)
         told = read(completed(told, text, outputs), version=1, path=told.path, arguments={})
-        session = Session()
+        session = Session(parallel)
         signatures = [Signature(name, "TYPE_INT64", (-1, -1)) for name in inputs]
         return TextModel(told, text, session, signatures, outputs, metrics.append), session
 
@@ -241,3 +245,27 @@ def test_a_configuration_is_completed_with_texts(tmp_path, parameters, output, n
 )
 def test_rows_are_padded_only_where_that_costs_less_than_another_run(lengths, most, expected):
     assert [group.tolist() for group in groups(np.array(lengths), most)] == expected
+
+
+@pytest.mark.parametrize(
+    ("lengths", "parallel", "expected"),
+    [
+        ([16] * 4, 2, [[0, 1], [2, 3]]),
+        ([16] * 3, 2, [[0, 1, 2]]),
+        ([16] * 5, 2, [[0, 1, 2], [3, 4]]),
+        ([40, 20, 20], 2, [[0], [1, 2]]),
+        ([16] * 3, 4, [[0, 1, 2]]),
+        ([32] * 3, 4, [[0], [1], [2]]),
+    ],
+)
+def test_rows_are_divided_among_runs_where_there_are_tokens_for_them(lengths, parallel, expected):
+    assert [group.tolist() for group in groups(np.array(lengths), 1000, parallel)] == expected
+
+
+def test_rows_run_side_by_side_and_come_back_in_order(make):
+    model, session = make(parallel=2, pooling="cls")
+    rows = [[number] * 16 for number in (1, 2, 3, 4)]
+    found = arrays(executed(model, asked(*rows))[0])["embedding"]
+    assert found[:, 0].tolist() == [1, 2, 3, 4]
+    assert sorted(len(run["input_ids"]) for run in session.runs) == [2, 2]
+    model.finalize()
