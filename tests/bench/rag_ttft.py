@@ -1,9 +1,13 @@
 """Time to the first token of a RAG chat beside Haystack's: `python -m tests.bench.rag_ttft`.
 
-Both ask the same models of one server about the same chunks: hybrid retrieval of 50 candidates, 20 of them reranked,
-three in the prompt. Ours is a chat over HTTP; Haystack's pipeline runs in the process of its client, with its store in
-memory. They take turns at questions of which none comes twice. With `echo` as the generator all but the model's own
-time is left.
+Both ask the same models about the same chunks: hybrid retrieval of 50 candidates, 20 of them reranked, three in the
+prompt. Each has a server of its own with these models, so that neither finds in its caches what the other has asked,
+and they take turns at questions of which none comes twice. Ours is a chat over HTTP; Haystack's pipeline runs in the
+process of its client, with its store in memory.
+
+The reranker keeps passages' token vectors, and the corpus is small enough for all of them. The first twenty questions,
+each of another subject, meet most passages for the first time: they are told apart from those that follow, each side
+with the share of its passages that were kept. With `echo` as the generator all but the model's own time is left.
 """
 
 from __future__ import annotations
@@ -15,12 +19,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from gateway.client import Server
-from tests.bench.processes import running, wait_until_answers
+from tests.bench.processes import get, running, wait_until_answers
 from tests.bench.rag_ingest import put
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +39,56 @@ _SUBJECTS = (
     "access logs", "timeouts", "model repositories",
 )  # fmt: skip
 _ASKED = ("How do {} work here?", "What must I configure for {}?", "Which limits do {} have?", "Who uses {}?")
-_PORT = 21320
+_OPENING = ("What is this?", "Where do I begin?")
+_PORTS = (21320, 21330)
+
+
+class Side(Protocol):
+    """One of the two that are compared; `metrics` is where its models' server tells what it counted."""
+
+    metrics: str
+
+    def ask(self, question: str) -> float:
+        """Milliseconds to the first text of the answer."""
+        ...
+
+
+class Ours:
+    """A chat with our pipeline; `steps` are the milliseconds of its steps, a dictionary a question."""
+
+    def __init__(self, server: Server, metrics: str) -> None:
+        self.metrics = metrics
+        self._server = server
+        self.steps: list[dict[str, float]] = []
+
+    def ask(self, question: str) -> float:
+        body = {"model": "rag", "messages": [{"role": "user", "content": question}], "max_tokens": 8, "temperature": 0}
+        options = {"stream": True, "stream_options": {"include_usage": True}, "include_timings": True}
+        began = time.perf_counter()
+        took = 0.0
+        for event in self._server.events("/v1/chat/completions", {**body, **options}):
+            if not took and event["choices"] and event["choices"][0]["delta"].get("content"):
+                took = 1000 * (time.perf_counter() - began)
+            if "rag" in event:
+                self.steps.append({step: 1000 * seconds for step, seconds in event["rag"]["timings"].items()})
+        return took
+
+
+class Haystack:
+    """Haystack's pipeline in a process of its own, which ends once it is told None."""
+
+    def __init__(self, process: subprocess.Popen[str], metrics: str) -> None:
+        self.metrics = metrics
+        self._process = process
+
+    def tell(self, what: object) -> None:
+        assert self._process.stdin
+        print(json.dumps(what), file=self._process.stdin, flush=True)
+
+    def ask(self, question: str) -> float:
+        self.tell(question)
+        assert self._process.stdout
+        return float(self._process.stdout.readline())
 
 
 def repository(folder: Path, generator: str) -> Path:
@@ -57,67 +111,87 @@ def write(folder: Path, config: str, name: str, arguments: dict[str, Any]) -> No
     (folder / "1" / name).write_text(json.dumps(arguments))
 
 
-def ours(server: Server, question: str) -> float:
-    body = {"model": "rag", "messages": [{"role": "user", "content": question}], "max_tokens": 8, "temperature": 0}
-    began = time.perf_counter()
-    took = 0.0
-    for event in server.events("/v1/chat/completions", {**body, "stream": True}):
-        if not took and event["choices"] and event["choices"][0]["delta"].get("content"):
-            took = 1000 * (time.perf_counter() - began)
-    return took
+@contextmanager
+def serving(models: Path, data: Path, port: int) -> Iterator[tuple[Server, str]]:
+    """A server of these models, and the address of its metrics."""
+    argv = [str(Path(sys.executable).with_name("tritium")), "serve", "--data-dir", str(data), "--no-access-log"]
+    argv += ["--model-repository", str(models), "--http-port", str(port)]
+    with running([*argv, "--grpc-port", str(port + 1), "--metrics-port", str(port + 2)]):
+        wait_until_answers(f"http://127.0.0.1:{port}/health/ready")
+        yield Server(f"http://127.0.0.1:{port}"), f"http://127.0.0.1:{port + 2}/metrics"
 
 
-def measure(venv: Path, generator: str, questions: list[str]) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        argv = [str(Path(sys.executable).with_name("tritium")), "serve", "--data-dir", f"{scratch}/data"]
-        argv += ["--model-repository", str(repository(Path(scratch) / "models", generator)), "--no-access-log"]
-        argv += ["--http-port", str(_PORT), "--grpc-port", str(_PORT + 1), "--metrics-port", str(_PORT + 2)]
-        with running(argv):
-            wait_until_answers(f"http://127.0.0.1:{_PORT}/health/ready")
-            server = Server(f"http://127.0.0.1:{_PORT}")
-            store = server.post("/v1/vector_stores", b'{"name": "bench"}')["id"]
-            ids = put(server, store, [(ROOT / name).read_text() for name in _DOCUMENTS])
-            paths = [f"/v1/vector_stores/{store}/files/{file_id}/content" for file_id in ids]
-            chunks = [chunk["text"] for path in paths for chunk in server.get(path)["data"]]
-            compare(venv, server, {**MODELS, "generator": generator}, chunks, questions)
+def measure(venv: Path, generator: str, questions: Sequence[str]) -> None:
+    models = {**MODELS, "generator": generator}
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        entries = repository(scratch / "models", generator)
+        with serving(entries, scratch / "0", _PORTS[0]) as ours, serving(entries, scratch / "1", _PORTS[1]) as theirs:
+            chunks = ingested(ours[0])
+            given = {"url": f"{theirs[0].url}/v1", "models": models, "chunks": chunks, "top_k": TOP_K}
+            argv = [str(venv / "bin" / "python"), str(Path(__file__).with_name("haystack_chat.py"))]
+            with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+                haystack = Haystack(process, theirs[1])
+                haystack.tell(given)
+                print(f"{generator}, {len(chunks)} chunks", flush=True)
+                compare(Ours(*ours), haystack, questions)
+                haystack.tell(None)
 
 
-def theirs(haystack: subprocess.Popen[str], question: str) -> float:
-    tell(haystack, question)
-    assert haystack.stdout
-    return float(haystack.stdout.readline())
+def ingested(server: Server) -> list[str]:
+    """The chunks that came of the documents."""
+    store = server.post("/v1/vector_stores", b'{"name": "bench"}')["id"]
+    ids = put(server, store, [(ROOT / name).read_text() for name in _DOCUMENTS])
+    paths = [f"/v1/vector_stores/{store}/files/{file_id}/content" for file_id in ids]
+    return [chunk["text"] for path in paths for chunk in server.get(path)["data"]]
 
 
-def tell(haystack: subprocess.Popen[str], what: object) -> None:
-    assert haystack.stdin
-    print(json.dumps(what), file=haystack.stdin, flush=True)
+def compare(ours: Ours, haystack: Haystack, questions: Sequence[str]) -> None:
+    in_turns((ours, haystack), _OPENING)  # connections are opened
+    new = len(_SUBJECTS)
+    for name, part in (("new subjects", questions[:new]), ("subjects met before", questions[new:])):
+        if not part:
+            continue
+        ours.steps.clear()
+        before = passages(ours), passages(haystack)
+        mine, theirs = in_turns((ours, haystack), part)
+        shares = [
+            f"{(hits - had) / max(1, hits + misses - had - missed):.0%}"
+            for (hits, misses), (had, missed) in zip((passages(ours), passages(haystack)), before, strict=True)
+        ]
+        steps = {step: statistics.median(each.get(step, 0.0) for each in ours.steps) for step in ours.steps[0]}
+        print(
+            f"  {name} ({len(part)} questions): first token after {mine:.0f} ms, Haystack {theirs:.0f} ms:"
+            f" {mine / theirs:.2f} x; passages kept {shares[0]} and {shares[1]};"
+            f" ours by steps, in ms: {', '.join(f'{step} {took:.1f}' for step, took in steps.items())}",
+            flush=True,
+        )
 
 
-def compare(venv: Path, server: Server, models: dict[str, str], chunks: list[str], questions: list[str]) -> None:
-    argv = [str(venv / "bin" / "python"), str(Path(__file__).with_name("haystack_chat.py"))]
-    given = {"url": f"{server.url}/v1", "models": models, "chunks": chunks, "top_k": TOP_K}
-    took: dict[str, list[float]] = {"ours": [], "haystack": []}
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as haystack:
-        tell(haystack, given)
-        for number, question in enumerate(questions):
-            turns = [("ours", partial(ours, server)), ("haystack", partial(theirs, haystack))]
-            for name, ask in turns if number % 2 else reversed(turns):
-                milliseconds = ask(question)
-                if number >= 2:  # the first ones open connections and caches
-                    took[name].append(milliseconds)
-        tell(haystack, None)
-    medians = {name: statistics.median(values) for name, values in took.items()}
-    print(
-        f"{models['generator']}: first token after {medians['ours']:.0f} ms, Haystack {medians['haystack']:.0f} ms:"
-        f" {medians['ours'] / medians['haystack']:.2f} x (median of {len(took['ours'])}, {len(chunks)} chunks)",
-        flush=True,
-    )
+def in_turns(sides: Sequence[Side], questions: Sequence[str]) -> list[float]:
+    """The median of each side's milliseconds; who asks first changes with each question."""
+    took: list[list[float]] = [[] for _ in sides]
+    for number, question in enumerate(questions):
+        for index in range(len(sides)):
+            place = (index + number) % len(sides)
+            took[place].append(sides[place].ask(question))
+    return [statistics.median(values) for values in took]
+
+
+def passages(side: Side) -> tuple[float, float]:
+    """How many passages the reranker has found among those that it kept, and how many not."""
+    counted = {"hits": 0.0, "misses": 0.0}
+    for line in get(side.metrics).splitlines():
+        for name in counted:
+            if line.startswith(f"tritium_passage_cache_{name}_total{{"):
+                counted[name] = float(line.rpartition(" ")[2])
+    return counted["hits"], counted["misses"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv", type=Path, default=ROOT / "build" / "haystack")
-    parser.add_argument("--questions", type=int, default=22)
+    parser.add_argument("--questions", type=int, default=len(_ASKED) * len(_SUBJECTS))
     parser.add_argument("--generator", action="append", help="echo and the demo's model where none is given")
     options = parser.parse_args()
     subprocess.run([str(Path(__file__).with_name("haystack.sh")), str(options.venv)], check=True)
