@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
@@ -23,6 +23,9 @@ _HEADING = re.compile(r"^(#{1,6})[ \t]+(.*?)[ \t#]*$|^(```|~~~)", re.MULTILINE)
 _HEADING_CHARACTERS = 100
 _AUTO_SHARE = 7 / 8
 _AUTO_OVERLAP = 1 / 8
+_FIRST_HEADINGS = re.compile(r"(?:#{1,6}[ \t][^\n]*(?:\n+|\Z))*")
+_LAST_HEADINGS = re.compile(r"(?:^#{1,6}[ \t][^\n]*(?:\n+|\Z))+\Z", re.MULTILINE)
+_TABLE = re.compile(r"^(\|[^\n]*\n\|[ :|-]+\|\n)(?:\|[^\n]*(?:\n|\Z))*", re.MULTILINE)
 _EMPHASIS = re.compile(r"[*_`]{1,3}(.+?)[*_`]{1,3}")
 
 
@@ -43,6 +46,8 @@ class Cutter:
                 TextSplitter.from_huggingface_tokenizer(tokenizer, size, overlap),
                 MarkdownSplitter.from_huggingface_tokenizer(tokenizer, size, overlap),
             )
+        # Room for a heading that would stand alone is what was left for headings, where nobody asked for a size.
+        self._room = self._limit if chunking.is_auto else self.size
         self._characters = self.size * _MOST_CHARACTERS_A_TOKEN
         self._rough = TextSplitter(self._characters)
 
@@ -53,13 +58,34 @@ class Cutter:
             raise invalid(f"The document has more than {self._tokens_a_file} tokens, the limit for a file.")
         headings = list(_headings(document.text)) if document.is_markdown else []
         at = [offset for offset, _ in headings]
+        paths = ["", *(path for _, path in headings)]
         starts = [offset for offset, _ in document.pages]
+        tables = list(_TABLE.finditer(document.text)) if document.is_markdown else []
         pieces = []
-        for offset, text in self._bounded(chunks):
-            heading = headings[place - 1][1] if (place := bisect_right(at, offset)) else ""
+        for offset, cut in self._headed(document.text, list(self._bounded(chunks)), set(at)):
+            above = bisect_left(at, offset)
+            here = bisect_left(at, offset + _first_headings(cut))
             page = document.pages[place - 1][1] if (place := bisect_right(starts, offset)) else None
-            pieces.append(Piece(text, page, heading, self._embedded(heading, text, is_at_heading=offset in at)))
+            outside = paths[above] if here == above else paths[above + 1].rpartition(" > ")[0]
+            text = self._after(_columns(tables, offset), cut, self._room)
+            embedded = self._after(f"{outside}\n" if outside else "", text, self._limit)
+            pieces.append(Piece(text, page, paths[here], embedded))
         return pieces
+
+    def _headed(self, whole: str, chunks: Sequence[tuple[int, str]], headings: set[int]) -> list[tuple[int, str]]:
+        """The chunks without headings at their ends: these go before the text that they are of, where there is room."""
+        kept: list[tuple[int, str]] = []
+        for chunk in chunks:
+            if kept and (last := _LAST_HEADINGS.search(kept[-1][1])) and kept[-1][0] + last.start() in headings:
+                offset, before = kept[-1]
+                start = min(chunk[0], offset + last.start())
+                headed = whole[start : chunk[0] + len(chunk[1])]
+                if self._count(headed) <= self._room:
+                    kept[-1:] = [(offset, before[: last.start()].rstrip())] if last.start() else []
+                    kept.append((start, headed))
+                    continue
+            kept.append(chunk)
+        return kept
 
     def _bounded(self, chunks: Sequence[tuple[int, str]]) -> Iterator[tuple[int, str]]:
         for offset, text in chunks:
@@ -68,13 +94,10 @@ class Cutter:
             else:
                 yield from ((offset + start, part) for start, part in self._rough.chunk_indices(text))
 
-    def _embedded(self, heading: str, text: str, *, is_at_heading: bool) -> str:
-        if is_at_heading:
-            heading = heading.rpartition(" > ")[0]
-        if not heading:
-            return text
-        whole = f"{heading}\n{text}"
-        return whole if self._count(whole) <= self._limit else text
+    def _after(self, what: str, text: str, limit: int) -> str:
+        """What the text is to be understood by, and the text; the text alone where that is too much."""
+        whole = what + text
+        return whole if what and self._count(whole) <= limit else text
 
     def _count(self, text: str) -> int:
         if self._tokenizer is None:
@@ -110,6 +133,18 @@ def _tokenizer(path: str) -> Tokenizer | None:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _columns(tables: Sequence[re.Match[str]], offset: int) -> str:
+    """The first rows of the table amid which a chunk begins: what its columns are."""
+    place = bisect_left(tables, offset, key=re.Match.start)
+    return tables[place - 1][1] if place and offset < tables[place - 1].end() else ""
+
+
+def _first_headings(text: str) -> int:
+    """How long the headings are that it begins with."""
+    found = _FIRST_HEADINGS.match(text)
+    return found.end() if found else 0
 
 
 def _headings(text: str) -> Iterator[tuple[int, str]]:

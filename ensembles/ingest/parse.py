@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ensembles.ingest import tabular
+from ensembles.ingest import markup, tabular
 from ensembles.ingest.document import Document
 from ensembles.ingest.encodings import TEXT_CHARACTERS, read_text, shorten, too_long
 from ensembles.ingest.faults import DocumentError, invalid
 from ensembles.ingest.formats import MIB, WHOLE_BYTES, Format, recognise
+from ensembles.ingest.pages import joined
 
 if TYPE_CHECKING:
     import xberg
@@ -26,9 +26,9 @@ _MEDIA_TYPES = {
     Format.HTML: "text/html",
 }
 _STREAMED = {Format.TEXT, Format.MARKDOWN, Format.CSV, Format.TSV, Format.JSONL}
-_SEPARATOR = "\n\n"
 # A file that is optimised for the web says its own length at its beginning (ISO 32000, annex F).
 _LINEARIZED = re.compile(rb"/Linearized\b[^>]*?/L\s+(\d+)")
+_HEADING_LINE = re.compile(r"^#{1,6} .*$", re.MULTILINE)
 _TITLE = re.compile(r"\A---\n.*?\n## title: ([^\n]*)\n|\A---\ntitle: ([^\n]*)\n.*?---\n", re.DOTALL)
 
 
@@ -54,9 +54,10 @@ def parse(path: Path, filename: str, *, is_careful: bool = False) -> Document:
 def _read(path: Path, kind: Format, is_careful: bool) -> Document:
     if kind is Format.PDF:
         return _read_pdf(path, is_careful)
+    if kind is Format.HTML:
+        return _read_html(path)
     if kind in _MEDIA_TYPES:
-        data = read_text(path).encode() if kind is Format.HTML else path.read_bytes()
-        return _extract(data, kind)
+        return _extract(path.read_bytes(), kind)
     if kind is Format.JSON:
         return Document(tabular.read_json(path))
     if kind is Format.JSONL:
@@ -86,7 +87,18 @@ def _check_end(data: bytes) -> None:
         raise invalid("The PDF is cut off: its end is missing.")
 
 
-def _extract(data: bytes, kind: Format) -> Document:
+def _read_html(path: Path) -> Document:
+    """A page that only leads elsewhere, such as an index, is read with that."""
+    data = markup.unbroken(read_text(path)).encode()
+    document = _extract(data, Format.HTML)
+    if not _HEADING_LINE.sub("", document.text).strip():
+        document = _extract(data, Format.HTML, is_whole=True)
+    document.text = markup.plain(document.text).rstrip()
+    return document
+
+
+def _extract(data: bytes, kind: Format, *, is_whole: bool = False) -> Document:
+    """`is_whole`: what of a web page leads elsewhere is read as well."""
     import xberg
 
     config = xberg.ExtractionConfig(
@@ -97,14 +109,19 @@ def _extract(data: bytes, kind: Format) -> Document:
         enable_quality_processing=False,
         max_archive_depth=0,
         max_concurrent_extractions=1,
+        html_options=xberg.ConversionOptions(
+            exclude_selectors=[] if is_whole else list(markup.ASIDE),
+            preprocessing=xberg.PreprocessingOptions(remove_navigation=not is_whole),
+        ),
     )
     asked = xberg.ExtractInput(kind="bytes", bytes=data, mime_type=_MEDIA_TYPES[kind])
     try:
         (found,) = asyncio.run(_extracted(asked, config)).results
     except (RuntimeError, ValueError, OSError, xberg.XbergError) as error:
         raise _refusal(kind, str(error)) from error
-    if found.pages:
-        return _paged([(page.page_number, page.content) for page in found.pages])
+    # What wrote a Word file may not have told where its pages end.
+    if found.pages and (len(found.pages) > 1 or kind is not Format.DOCX):
+        return joined([(page.page_number, page.content) for page in found.pages])
     return Document(shorten(_without_front_matter(found.content)), is_markdown=True)
 
 
@@ -125,22 +142,16 @@ def _read_pages(data: bytes) -> Document:
             pdf.close()
     except pypdfium2.PdfiumError as error:
         raise _refusal(Format.PDF, str(error)) from error
-    return _paged([(number, text.replace("\r\n", "\n")) for number, text in enumerate(texts, 1)])
-
-
-def _paged(pages: list[tuple[int, str]]) -> Document:
-    texts = [shorten(text).strip() for _, text in pages]
-    offsets = accumulate((len(text) + len(_SEPARATOR) for text in texts), initial=0)
-    numbers = [number for number, _ in pages]
-    return Document(_SEPARATOR.join(texts), is_markdown=True, pages=list(zip(offsets, numbers, strict=False)))
+    return joined([(number, text.replace("\r\n", "\n")) for number, text in enumerate(texts, 1)])
 
 
 def _without_front_matter(text: str) -> str:
-    """A title that the page itself does not show becomes its heading."""
+    """A title that the page itself does not begin with becomes its heading."""
     found = _TITLE.match(text)
     if found is None:
         return text
-    return f"# {found[1] or found[2]}\n\n{text[found.end() :].lstrip()}"
+    title, rest = " ".join((found[1] or found[2]).split()), text[found.end() :].lstrip()
+    return rest if rest.partition("\n")[0].lstrip("# ") == title else f"# {title}\n\n{rest}"
 
 
 def _refusal(kind: Format, reason: str) -> DocumentError:

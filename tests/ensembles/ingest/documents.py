@@ -17,6 +17,15 @@ HTML = """<!DOCTYPE html><html><head><meta charset="latin-1"><title>Engines</tit
 <body><h1>Engines</h1><p>Naïve engines turn.</p><h2>Diesel</h2><p>It burns oil.</p><ul><li>slowly</li></ul>
 </body></html>"""
 
+SITE = """<!DOCTYPE html><html><head><title>Engines</title></head><body>
+<div class="navheader"><a href="b.html"><img src="next.png" alt="Next"/></a></div><nav>Menu</nav>
+<h1>Engines</h1><div class="toc"><a href="#fuel">Fuel</a></div>
+<p>An engine turns
+<b>fast</b> while it<br/>has <a href="https://example.org/fuel" title="Fuel">fuel</a>;
+see <a href="oil.html">Oil</a>.</p>
+<pre>turn
+  left</pre></body></html>"""
+
 
 def pdf(*chapters: tuple[str, str]) -> bytes:
     """A page a chapter: its heading and its text."""
@@ -45,12 +54,14 @@ def blank_pdf() -> bytes:
     return file.getvalue()
 
 
-def word(*parts: tuple[str, str]) -> bytes:
-    """Headings of the first level with their texts, and a table at the end."""
+def word(*parts: tuple[str, str], is_paged: bool = False) -> bytes:
+    """Headings of the first level with their texts, and a table at the end, perhaps on a page of its own."""
     document = docx.Document()
     for title, text in parts:
         document.add_heading(title, 1)
         document.add_paragraph(text)
+    if is_paged:
+        document.add_page_break()
     table = document.add_table(2, 2)
     for place, value in enumerate(("part", "weight", "rotor", "nine tons")):
         table.cell(place // 2, place % 2).text = value

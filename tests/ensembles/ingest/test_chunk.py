@@ -86,6 +86,33 @@ def test_each_chunk_knows_the_headings_above_it(tokenizer):
     assert pieces[0].embedded == pieces[0].text  # it begins with its heading
 
 
+def test_a_heading_stands_before_the_text_that_it_is_of(tokenizer):
+    text = "# Wind\n\n" + "It blows. " * 10 + "\n\n## Rotor\n\n" + "turns " * 33 + "\n\n## Blades\n\nThey bend."
+    pieces = Cutter(Reader(tokenizer, max_length=42), Chunking()).cut(Document(text, True))
+    assert [(piece.heading, piece.text[:9]) for piece in pieces] == [
+        ("Wind", "# Wind\n\nI"),
+        ("Wind > Rotor", "## Rotor\n"),
+        ("Wind > Blades", "## Blades"),
+    ]
+    assert max(tokens(tokenizer, piece.embedded) for piece in pieces) <= 42
+
+
+def test_a_heading_that_has_no_room_there_stays_where_it_is(tokenizer):
+    text = "# Rotor\n\n" + "turns " * 100
+    pieces = Cutter(Reader(tokenizer, max_length=512), Chunking(100, 0, is_auto=False)).cut(Document(text, True))
+    assert [piece.text for piece in pieces] == ["# Rotor", "turns " * 99 + "turns"]
+
+
+def test_a_part_of_a_table_has_its_columns(tokenizer):
+    rows = "".join(f"| part {number} | {number} |\n" for number in range(20))
+    text = f"# Weights\n\n| name | tons |\n| --- | --- |\n{rows}\nThat is all."
+    first, *others = Cutter(Reader(tokenizer, max_length=60), Chunking()).cut(Document(text, True))
+    assert first.text.startswith("# Weights\n\n| name | tons |\n")
+    assert len(others) > 1
+    assert all(piece.text.startswith("| name | tons |\n| --- | --- |\n| part") for piece in others)
+    assert max(tokens(tokenizer, piece.text) for piece in others) <= 60
+
+
 def test_what_looks_like_a_heading_in_code_is_none(tokenizer):
     text = "# Top\n\n```sh\n# a comment\n```\n\n" + "word " * 60
     pieces = Cutter(Reader(tokenizer, max_length=40), Chunking()).cut(Document(text, True))

@@ -60,6 +60,12 @@ def test_word_files_keep_headings_and_tables(read):
     document = read(documents.word(("Rotor", documents.TURBINE)), "a.docx")
     assert document.text.startswith(f"# Rotor\n\n{documents.TURBINE.strip()}")
     assert "| rotor | nine tons |" in document.text
+    assert document.pages == []
+
+
+def test_word_files_keep_pages_where_they_tell_them(read):
+    document = read(documents.word(("Rotor", documents.TURBINE), is_paged=True), "a.docx")
+    assert [number for _, number in document.pages] == [1, 2]
 
 
 def test_html_is_read_without_its_scripts_in_the_encoding_that_it_has(read):
@@ -67,6 +73,19 @@ def test_html_is_read_without_its_scripts_in_the_encoding_that_it_has(read):
     assert "Naïve engines turn." in document.text
     assert "## Diesel" in document.text
     assert "var x" not in document.text
+
+
+def test_html_is_read_without_what_leads_elsewhere(read):
+    document = read(documents.SITE.encode(), "page.html")
+    assert document.text == (
+        "# Engines\n\nAn engine turns **fast** while it\nhas [fuel](https://example.org/fuel); see Oil.\n\n"
+        "```\nturn\n  left\n```"
+    )
+
+
+def test_html_that_only_leads_elsewhere_is_read_with_it(read):
+    page = '<html><body><h1>Manual</h1><nav><a href="a.html">Engines</a></nav></body></html>'
+    assert "Engines" in read(page.encode(), "index.html").text
 
 
 def test_html_is_known_by_its_content(read):
