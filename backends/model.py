@@ -304,6 +304,29 @@ class Listenable(Responses, Protocol):
         ...
 
 
+@dataclass(slots=True)
+class Begun:
+    """A request of the OpenAI surface that one inference answers. The holder listens to `responses`, or leaves.
+
+    `word` makes of what was inferred the whole answer, as JSON, and how many tokens the prompt had. It raises
+    `ServingError`, also for one that came in the place of an answer.
+    """
+
+    responses: Listenable
+    word: Callable[[InferResponse | ServingError], tuple[bytes, int]]
+
+
+class ListenableModel(OpenAIModel, Protocol):
+    """An `OpenAIModel` whose answers can be listened to, where one inference makes them."""
+
+    def begin(self, request: OpenAIRequest) -> Begun | None:
+        """Begin to answer, as `respond` does; None, and nothing was done, where it takes more than one inference.
+
+        Raises `ServingError`.
+        """
+        ...
+
+
 @runtime_checkable
 class TensorModel(Model, Protocol):
     """Tensors in, tensors out: one response, or none to many where `config.model_transaction_policy.decoupled`."""

@@ -25,7 +25,7 @@ from gateway.intake import serve
 from gateway.kserve import document as kserve
 from gateway.kserve.dataplane import DataPlane
 from gateway.kserve.http import KServe
-from gateway.kserve.shortcut import Shortcut
+from gateway.kserve.shortcut import Shortcut as InferenceShortcut
 from gateway.openai import (
     chat,
     completions,
@@ -40,8 +40,10 @@ from gateway.openai import (
     vector_store_files,
     vector_stores,
 )
+from gateway.openai.shortcut import Shortcut as OpenAIShortcut
 from gateway.operations import ERROR_SCHEMA, Operation, error_document
 from gateway.plane import Plane
+from gateway.protocol import Shortcuts
 from gateway.tenants import ANYONE
 from gateway.wire import Scope, Send
 
@@ -84,7 +86,7 @@ class App:
         self._hot = endpoints
         dataplane = DataPlane(plane.registry) if dataplane is None else dataplane
         self._kserve = KServe(plane, dataplane)
-        self.shortcut = Shortcut(plane, dataplane)
+        self.shortcut = Shortcuts(InferenceShortcut(plane, dataplane), OpenAIShortcut(plane, embeddings.OPERATIONS))
         self._telemetry = plane.telemetry
         self._fastapi = _fastapi(plane, endpoints)
 

@@ -26,6 +26,22 @@ class Shortcut(Protocol):
         ...
 
 
+class Shortcuts:
+    """The first of several shortcuts that a request concerns."""
+
+    def __init__(self, *shortcuts: Shortcut) -> None:
+        self._shortcuts = shortcuts
+
+    def concerns(self, scope: Scope) -> bool:
+        return any(shortcut.concerns(scope) for shortcut in self._shortcuts)
+
+    def serve(self, scope: Scope, body: bytearray, wire: Wire, send: Send) -> bool:
+        for shortcut in self._shortcuts:
+            if shortcut.concerns(scope):
+                return shortcut.serve(scope, body, wire, send)
+        return False
+
+
 class WiredProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol, which puts its connection's `Wire` into each request's scope."""
 

@@ -48,12 +48,15 @@ class Reply:
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """An answer in one piece. `headers` leave the length out."""
+        if not self.write(status, headers, body):
+            await self.send(self._head(status, [*headers, (b"content-length", b"%d" % len(body))]))
+            await self.end(body)
+
+    def write(self, status: int, headers: Headers, body: bytes) -> bool:
+        """As `whole`, at once. False, and nothing was sent, where there is more to do than to write it."""
         framing, lines = self._fields(headers)
         self.status = status
-        if framing or not self.wire.answer(status, lines, body):
-            self.wire.head_lines += lines
-            await self.send(_head(status, [*framing, (b"content-length", b"%d" % len(body))]))
-            await self.end(body)
+        return not framing and self.wire.answer(status, lines, body)
 
     async def end(self, last: bytes = b"") -> None:
         await self.send({"type": "http.response.body", "body": last, "more_body": False})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from backends.config import ModelConfig
 from backends.engine.command import Command
 from backends.errors import ModelNotReady
-from backends.model import Endpoints, Models, OpenAIRequest, OpenAIResponse
+from backends.model import Begun, Endpoints, Models, OpenAIRequest, OpenAIResponse
 from backends.worker import launching, text
 from backends.worker.client import WorkerModel
 from backends.worker.openai.face import Face
@@ -26,7 +26,7 @@ def connect(config: ModelConfig, endpoints: Endpoints, models: Models) -> Worker
 
 
 class TextModel(WorkerModel):
-    """A `TensorModel` that is an `OpenAIModel` too: what it is asked there becomes inferences."""
+    """A `TensorModel` that is a `ListenableModel` too: what it is asked there becomes inferences."""
 
     session_header = b""
 
@@ -36,6 +36,9 @@ class TextModel(WorkerModel):
 
     def lacking(self) -> ModelNotReady | None:
         return None if self.ready() else ModelNotReady(f"The model '{self.config.name}' has no process that is ready.")
+
+    def begin(self, request: OpenAIRequest) -> Begun | None:
+        return self._face.begin(self, request)
 
     async def respond(self, request: OpenAIRequest) -> OpenAIResponse:
         return await self._face.respond(self, request)

@@ -6,12 +6,12 @@ from array import array
 from binascii import b2a_base64
 from collections.abc import Sequence
 from math import sqrt
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 
-from backends.errors import InvalidRequest
-from backends.model import OpenAIRequest, Scalar, TensorModel
+from backends.errors import InvalidRequest, ServingError
+from backends.model import Begun, InferResponse, Listenable, OpenAIRequest, Scalar, TensorModel
 from backends.worker.openai import rows
 from backends.worker.openai.asking import decode, failing_at
 from backends.worker.text import PROMPT_NAME, TOKENIZED, Text
@@ -30,28 +30,68 @@ class Asked(msgspec.Struct):
 
 async def embed(model: TensorModel, text: Text, request: OpenAIRequest) -> bytes:
     """The whole answer, as JSON. Raises `InvalidRequest` naming the field at fault."""
-    asked = decode(request.body, Asked)
-    is_tokenized, items = _items(asked.input)
-    width = model.config.output[0].dims[-1]
-    size = width if asked.dimensions is None else asked.dimensions
-    if not 1 <= size <= (width if width > 0 else size):
-        raise InvalidRequest(
-            f"'dimensions' is {size}, and the model '{request.model}' has embeddings of {width}.", param="dimensions"
-        )
-    parameters: dict[str, Scalar] = {}
-    if is_tokenized:
-        parameters[TOKENIZED] = True
-    if asked.prompt_name is not None:
-        parameters[PROMPT_NAME] = asked.prompt_name
+    job = _Job(model, text, request)
     with failing_at("input"):
-        found = await rows.run(model, {text.inputs[0]: items}, parameters, request)
-    vectors = found.outputs if size == width else [_cut(vector, size, text) for vector in found.outputs]
-    write = _base64 if asked.encoding_format == "base64" else _floats
-    data = b",".join(
-        b'{"object":"embedding","index":%d,"embedding":%b}' % (i, write(vector)) for i, vector in enumerate(vectors)
-    )
-    tail = {"model": request.model, "usage": {"prompt_tokens": found.tokens, "total_tokens": found.tokens}}
-    return b'{"object":"list","data":[%b],%b' % (data, msgspec.json.encode(tail)[1:])
+        found = await rows.run(model, {text.inputs[0]: job.items}, job.parameters, request)
+    return job.answer(found)
+
+
+def begin(model: TensorModel, text: Text, request: OpenAIRequest) -> Begun | None:
+    """Begin what one inference of a `Listenable` answers; None where it takes several. Raises `ServingError`."""
+    job = _Job(model, text, request)
+    count = len(job.items)
+    if count > max(1, model.config.max_batch_size):
+        return None
+
+    def word(answer: InferResponse | ServingError) -> tuple[bytes, int]:
+        found = rows.empty(count)
+        with failing_at("input"):
+            if isinstance(answer, ServingError):
+                raise answer
+            rows.put(answer, range(count), found, request.model)
+        return job.answer(found), found.tokens
+
+    asked = rows.inference(model, {text.inputs[0]: job.items}, job.parameters, request, range(count))
+    return Begun(cast("Listenable", model.infer(asked)), word)
+
+
+class _Job:
+    """A request that has been read."""
+
+    def __init__(self, model: TensorModel, text: Text, request: OpenAIRequest) -> None:
+        """Raises `InvalidRequest`."""
+        asked = decode(request.body, Asked)
+        is_tokenized, self.items = _items(asked.input)
+        self._text = text
+        self._model = request.model
+        self._width = width = model.config.output[0].dims[-1]
+        self._size = width if asked.dimensions is None else asked.dimensions
+        if not 1 <= self._size <= (width if width > 0 else self._size):
+            raise InvalidRequest(
+                f"'dimensions' is {self._size}, and the model '{request.model}' has embeddings of {width}.",
+                param="dimensions",
+            )
+        self._write = _base64 if asked.encoding_format == "base64" else _floats
+        self.parameters: dict[str, Scalar] = {}
+        if is_tokenized:
+            self.parameters[TOKENIZED] = True
+        if asked.prompt_name is not None:
+            self.parameters[PROMPT_NAME] = asked.prompt_name
+
+    def answer(self, found: rows.Rows) -> bytes:
+        """The answer, as JSON."""
+        size, write = self._size, self._write
+        vectors = found.outputs
+        if size != self._width:
+            vectors = [_cut(vector, size, self._text) for vector in vectors]
+        data = b",".join(
+            [
+                b'{"object":"embedding","index":%d,"embedding":%b}' % (i, write(vector))
+                for i, vector in enumerate(vectors)
+            ]
+        )
+        tail = {"model": self._model, "usage": {"prompt_tokens": found.tokens, "total_tokens": found.tokens}}
+        return b'{"object":"list","data":[%b],%b' % (data, msgspec.json.encode(tail)[1:])
 
 
 def _items(given: str | list[Item]) -> tuple[bool, Sequence[bytes]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from backends.config import ModelConfig
-from backends.model import Capability, Frame, OpenAIRequest, OpenAIResponse, TensorModel, Write
-from backends.worker.openai.embedding import embed
+from backends.model import Begun, Capability, Frame, OpenAIRequest, OpenAIResponse, TensorModel, Write
+from backends.worker.openai import embedding
 from backends.worker.openai.ranking import rerank, score
 from backends.worker.text import Text, read
 
@@ -14,10 +14,13 @@ Operation = Callable[[TensorModel, Text, OpenAIRequest], Awaitable[bytes]]
 
 _RANKING = {Capability.RERANK: rerank, Capability.SCORE: score}
 _OPERATIONS: dict[str, dict[Capability, Operation]] = {
-    "embed": {Capability.EMBEDDINGS: embed},
+    "embed": {Capability.EMBEDDINGS: embedding.embed},
     "rerank": dict(_RANKING),
     "maxsim": dict(_RANKING),
     "classify": {},
+}
+_BEGINNINGS: dict[Capability, Callable[[TensorModel, Text, OpenAIRequest], Begun | None]] = {
+    Capability.EMBEDDINGS: embedding.begin,
 }
 _BY_PATH = {"embeddings": Capability.EMBEDDINGS, "rerank": Capability.RERANK, "score": Capability.SCORE}
 
@@ -30,6 +33,16 @@ class Face:
         self._text = read(config)
         self._operations = _OPERATIONS[self._text.task] if self._text is not None else {}
         self.capabilities = frozenset(self._operations)
+
+    def begin(self, model: TensorModel, request: OpenAIRequest) -> Begun | None:
+        """Begin what one inference answers, by a model whose responses are `Listenable`; None where it takes more.
+
+        Raises `ServingError`.
+        """
+        operation = _BEGINNINGS.get(_BY_PATH[request.path.rpartition("/")[2]])
+        if operation is None or self._text is None:
+            return None
+        return operation(model, self._text, request)
 
     async def respond(self, model: TensorModel, request: OpenAIRequest) -> OpenAIResponse:
         """The whole answer. Raises `ServingError`; cancelling it cancels the inferences."""

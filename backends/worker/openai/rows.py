@@ -24,6 +24,11 @@ class Rows:
     tokens: int = 0
 
 
+def empty(count: int) -> Rows:
+    """So many rows, of which nothing is known yet."""
+    return Rows([memoryview(b"")] * count)
+
+
 async def run(
     model: TensorModel,
     columns: Mapping[str, Sequence[bytes]],
@@ -42,7 +47,7 @@ async def run(
     if len(lengths) > size:
         order = sorted(order, key=lengths.__getitem__)
     parts = [order[start : start + size] for start in range(0, len(order), size)]
-    rows = Rows([memoryview(b"")] * len(lengths))
+    rows = empty(len(lengths))
     if len(parts) == 1:
         await _run_part(model, columns, parameters, request, parts[0], rows)
         return rows
@@ -61,17 +66,17 @@ async def run(
     return rows
 
 
-async def _run_part(
+def inference(
     model: TensorModel,
     columns: Mapping[str, Sequence[bytes]],
     parameters: Mapping[str, Scalar],
     request: OpenAIRequest,
     part: Sequence[int],
-    rows: Rows,
-) -> None:
+) -> InferRequest:
+    """One inference of these rows."""
     shape = (len(part), 1)
     inputs = [Tensor(name, "BYTES", shape, join([column[i] for i in part])) for name, column in columns.items()]
-    asked = InferRequest(
+    return InferRequest(
         model=model.config.name,
         version=model.config.version,
         inputs=inputs,
@@ -80,7 +85,14 @@ async def _run_part(
         tenant=request.tenant,
         traceparent=next((value.decode("latin-1") for name, value in request.headers if name == _TRACEPARENT), ""),
     )
-    response = await _answer(model, asked)
+
+
+def put(response: InferResponse | None, part: Sequence[int], rows: Rows, name: str) -> None:
+    """What an inference of these rows of the model `name` gave, in its place. Raises `ServingError`."""
+    if response is None or response.is_empty:
+        raise InferenceError(f"the model '{name}' gave no answer", Code.INTERNAL)
+    if response.error is not None:
+        raise response.error
     (output,) = response.outputs
     data = memoryview(output.data).cast("B")
     width = data.nbytes // len(part)
@@ -89,17 +101,20 @@ async def _run_part(
     rows.tokens += int(response.parameters.get(USAGE, 0))
 
 
-async def _answer(model: TensorModel, request: InferRequest) -> InferResponse:
-    responses = model.infer(request)
+async def _run_part(
+    model: TensorModel,
+    columns: Mapping[str, Sequence[bytes]],
+    parameters: Mapping[str, Scalar],
+    request: OpenAIRequest,
+    part: Sequence[int],
+    rows: Rows,
+) -> None:
+    responses = model.infer(inference(model, columns, parameters, request, part))
     try:
         response = await anext(responses, None)
     finally:
         await responses.aclose()
-    if response is None or response.is_empty:
-        raise InferenceError(f"the model '{request.model}' gave no answer", Code.INTERNAL)
-    if response.error is not None:
-        raise response.error
-    return response
+    put(response, part, rows, model.config.name)
 
 
 def _instances(config: ModelConfig) -> int:
