@@ -18,12 +18,15 @@ def before(model: OpenAIModel, models: Models) -> FileSearch | OpenAIModel:
 
 
 class FileSearch:
-    """A chat model with a search before each answer, for whoever holds a permit of the model's already."""
+    """A chat model with a search before each answer, for whoever holds a permit of the model's already.
+
+    Raises `Unavailable` where there is no library.
+    """
 
     def __init__(self, model: OpenAIModel, models: Models) -> None:
-        self._chain = Chain(
-            Recipe(model.config.name, top_k=_TOP_K), cast("House", models), lambda: model, is_permitted=True
-        )
+        house = cast("House", models)
+        recipe = Recipe(model.config.name, reranker=house.library.reranker, top_k=_TOP_K)
+        self._chain = Chain(recipe, house, lambda: model, is_permitted=True)
 
     async def respond(self, request: OpenAIRequest) -> OpenAIResponse:
         """Raises `InvalidRequest`, `NotFound` for a vector store that is not the tenant's."""

@@ -14,7 +14,7 @@ from gateway.settings import Settings
 
 def library_of(settings: Settings, registry: Registry) -> Library:
     """Nothing is opened, or made, before it is asked for something. Who makes it closes it."""
-    return Library(place_of(settings), registry, embedder_of(settings, registry))
+    return Library(place_of(settings), registry, embedder_of(settings, registry), reranker=settings.reranker or "")
 
 
 def is_installed(package: str = "sqlalchemy") -> bool:

@@ -150,6 +150,12 @@ class Settings(BaseModel):
     embedder: str | None = _setting(
         "Files", None, "Model of the vectors of new vector stores; the first that embeds by default.", min_length=1
     )
+    reranker: str | None = _setting(
+        "Files",
+        None,
+        "Model that puts in order what is found without a pipeline; the fused order by default.",
+        min_length=1,
+    )
     max_file_bytes: int = _setting("Files", 512 * 1024 * 1024, "Largest file, in bytes.", gt=0)
 
     exit_timeout_secs: float = _setting("Processes", 30.0, "How long streams may go on after SIGTERM.", ge=0)

@@ -11,7 +11,13 @@ from ensembles.answering.citations import Citation, Markers, by_words
 from ensembles.step import Passage, Turn
 from ensembles.steps.cite import Cite
 
-DEGRADED = b"x-tritium-degraded"
+_DEGRADED = b"x-tritium-degraded"
+
+
+def without(turn: Turn) -> Headers:
+    """The header that says what was done without, if anything was."""
+    degraded = ", ".join(f"{step}={why}" for step, why in turn.degraded.items())
+    return ((_DEGRADED, degraded.encode("ascii", "replace")),) if degraded else ()
 
 
 class Cited:
@@ -30,10 +36,7 @@ class Cited:
 
     def headers(self) -> Headers:
         """The fields that say at the answer's head what was done without."""
-        degraded = self.turn.degraded
-        if not degraded:
-            return ()
-        return ((DEGRADED, ", ".join(f"{step}={why}" for step, why in degraded.items()).encode("ascii", "replace")),)
+        return without(self.turn)
 
     def asked(self) -> None:
         """The generator is being asked."""

@@ -25,6 +25,9 @@ class Shelf(Searchable, Protocol):
     """A library, as far as pipelines look at it."""
 
     @property
+    def reranker(self) -> str: ...
+
+    @property
     def vector_stores(self) -> Stores: ...
 
 

@@ -84,6 +84,10 @@ class Stages:
         """Find the passages for a turn: the question is embedded while its words are searched for."""
         await self._run("rewrite", turn)
         await together((self._embed(turn), self._run("retrieve", turn)))
+        await self.order(turn)
+
+    async def order(self, turn: Turn) -> None:
+        """Put passages that were found in their last order, and leave the best that are wanted."""
         if turn.is_reranked:
             await self._run("rerank", turn)
         best = [passage for passage in turn.passages if passage.score >= turn.score_threshold]

@@ -13,9 +13,8 @@ from ensembles.library.jobs import Jobs
 from ensembles.library.members import Members
 from ensembles.library.opening import Opening, OpenStore, Place
 from ensembles.library.removal import sweep
-from ensembles.library.search import Search
+from ensembles.library.search import Results, Search
 from ensembles.library.vector_stores import VectorStores
-from ensembles.step import Passage
 from ensembles.stores.filters import Filter
 from ensembles.stores.opening import open_store
 from ensembles.stores.store import Hit
@@ -24,7 +23,8 @@ from ensembles.stores.store import Hit
 class Library:
     """What server processes, the ingester and steps hold. Several processes use the same place at once.
 
-    `embedder` names the model for new vector stores; it raises `ServingError` while there is none. Every method raises
+    `embedder` names the model for new vector stores; it raises `ServingError` while there is none. `reranker` is the
+    model that puts what is found in order, for whoever searches it without a pipeline. Every method raises
     `Unavailable` where database or store cannot be reached, `NotFound` for what is not there or another owner's.
     """
 
@@ -34,12 +34,14 @@ class Library:
         models: Models,
         embedder: Callable[[], str],
         *,
+        reranker: str = "",
         clock: Callable[[], float] = time.time,
         open_store: OpenStore = open_store,
     ) -> None:
         self._opening = Opening(place, clock, open_store)
         self._models = models
         self._embedder = embedder
+        self.reranker = reranker
         self._search = Search(self._opening, models)
         self.files = Files(self._opening)
         self.vector_stores = VectorStores(self._opening, embedder)
@@ -59,7 +61,7 @@ class Library:
         condition: Filter | None = None,
         limit: int = 10,
         ranking: Ranking | None = None,
-    ) -> list[Passage]:
+    ) -> Results:
         """The best passages of several stores for several wordings of a question, by meaning and by words, fused.
 
         Cancelling it stops embedder and store. Raises `NotFound`, `InvalidRequest` for an expired store,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 from backends.errors import NotFound
@@ -24,6 +25,14 @@ Look = Callable[[int], Awaitable[list[Hit]]]
 """Asks a store for so many hits."""
 
 
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Passages, best first. `vector` is that of the only wording, empty where there are several, or none was made."""
+
+    passages: list[Passage]
+    vector: bytes = b""
+
+
 class Search:
     """The search of one library."""
 
@@ -39,12 +48,13 @@ class Search:
         condition: Filter | None,
         limit: int,
         ranking: Ranking,
-    ) -> list[Passage]:
+    ) -> Results:
         """As `Library.search`."""
         by_embedder = await self._stores(owner, store_ids)
         stores = list(chain.from_iterable(by_embedder.values()))
         count = max(_CANDIDATES, 2 * limit)
         found: list[Found] = []
+        asked_by: list[bytes] = []
 
         async def by_words(query: str) -> None:
             hits = await together(self.words(store, query, count, condition) for store in stores)
@@ -52,6 +62,7 @@ class Search:
 
         async def by_meaning() -> None:
             vectors = await together(embed(self._models, name, queries, "query") for name in by_embedder if name)
+            asked_by.extend(chain.from_iterable(vectors))
             known = [by_embedder[name] for name in by_embedder if name]
             for number in range(len(queries)):
                 asked = [(store, of[number]) for of, those in zip(vectors, known, strict=True) for store in those]
@@ -60,7 +71,8 @@ class Search:
 
         ways = [by_words(query) for query in queries] if ranking.words_weight else []
         await together([*ways, by_meaning()] if ranking.dense_weight else ways)
-        return fuse(found, limit, ranking.score_threshold)
+        passages = fuse(found, limit, ranking.score_threshold)
+        return Results(passages, asked_by[0] if len(asked_by) == 1 else b"")
 
     async def dense(self, store: str, vector: bytes, limit: int, condition: Filter | None) -> list[Hit]:
         """As `Library.dense`."""

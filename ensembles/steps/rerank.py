@@ -74,6 +74,10 @@ class Rerank:
         first = mix(first, [scores[i] for i in range(len(first))], options.weight)
         if options.feedback:
             first = follow(first, turn.vector, options.feedback, options.feedback_weight)
+        if rest:
+            # The others keep their scores, and stay behind.
+            for passage in first:
+                passage.score = rest[0].score + (1 - rest[0].score) * passage.score
         turn.passages = [*first, *rest]
 
 

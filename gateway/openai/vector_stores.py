@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, StrictBool, StringConstraints, field_validator
 
 from backends.errors import InvalidRequest
+from ensembles.answering.answer import without
+from ensembles.answering.store_search import StoreSearch
 from ensembles.library import Ranking
 from ensembles.records.rows import Addition, VectorStore
 from ensembles.step import Passage
@@ -124,6 +126,7 @@ class Results(BaseModel):
 def router(plane: Plane, route_class: type[APIRoute]) -> APIRouter:
     """The routes of `/v1/vector_stores`; `route_class` lets callers in."""
     routes = APIRouter(prefix="/vector_stores", route_class=route_class, responses=_REFUSED)
+    searching = StoreSearch(plane.registry)
 
     @routes.post("", summary="Make a vector store", response_model=VectorStoreObject)
     async def create(request: Request, asked: CreateStore) -> Any:
@@ -179,20 +182,23 @@ def router(plane: Plane, route_class: type[APIRoute]) -> APIRouter:
         response_model=Results,
         responses={503: error_document("The embedder is not ready.")},
     )
-    async def search(request: Request, vector_store_id: PathId, asked: SearchStore) -> Any:
+    async def search(request: Request, response: Response, vector_store_id: PathId, asked: SearchStore) -> Any:
         queries = [asked.query] if isinstance(asked.query, str) else asked.query
-        found = await plane.registry.library.search(
+        options = asked.ranking_options or RankingOptions()
+        turn = await searching.search(
             request.state.tenant.name,
-            [vector_store_id],
+            vector_store_id,
             queries,
             condition=filters.read(asked.filters) if asked.filters else None,
             limit=asked.max_num_results,
-            ranking=_ranking(asked.ranking_options or RankingOptions()),
+            ranking=_ranking(options),
+            is_reranked=options.ranker != "none",
         )
+        response.raw_headers.extend(without(turn))
         return {
             "object": "vector_store.search_results.page",
             "search_query": queries,
-            "data": [_result(passage) for passage in found],
+            "data": [_result(passage) for passage in turn.passages],
             "has_more": False,
             "next_page": None,
         }

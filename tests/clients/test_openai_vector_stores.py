@@ -15,7 +15,7 @@ import pytest
 from openai.types import VectorStore
 from openai.types.vector_stores import VectorStoreFile
 
-from tests.clients.files_served import FilesServed, serving_files
+from tests.clients.files_served import MODEL, FilesServed, serving_files
 
 FRUIT = b"An apple is a fruit."
 SHIPS = b"A ship is a large boat."
@@ -23,7 +23,7 @@ SHIPS = b"A ship is a large boat."
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FilesServed]:
-    with serving_files(tmp_path_factory.mktemp("stores")) as served:
+    with serving_files(tmp_path_factory.mktemp("stores"), "--reranker", MODEL) as served:
         yield served
 
 
@@ -223,6 +223,21 @@ def test_a_search_has_the_fields_of_a_page(served: FilesServed, store: VectorSto
         "has_more": False,
         "next_page": None,
     }
+
+
+def test_a_search_is_reranked_unless_it_asks_for_the_fused_order(client: openai.OpenAI, store: VectorStore):
+    for data in (b"apple apple pear", b"An apple, and what a boat and a ship are.", b"plum"):
+        put(client, store, data)
+
+    def scores(**options: Any) -> list[float]:
+        found = client.vector_stores.search(store.id, query="an apple", ranking_options=options, rewrite_query=True)
+        return [result.score for result in found.data]
+
+    fused = scores(ranker="none")
+    assert scores(ranker="auto") == scores(ranker="default-2024-11-15") == scores() != fused
+    for each in (fused, scores()):
+        assert each == sorted(each, reverse=True)
+        assert all(0 <= score <= 1 for score in each)
 
 
 def test_attributes_are_replaced_for_the_next_search(client: openai.OpenAI, store: VectorStore):

@@ -49,6 +49,7 @@ class FakeLibrary:
     asked: list[tuple[str, Any]] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     during: Callable[[str], Awaitable[None]] | None = None
+    reranker: str = ""
 
     @property
     def vector_stores(self) -> FakeLibrary:

@@ -41,9 +41,9 @@ async def test_a_file_that_is_asked_for_otherwise_is_ingested_again(shelf: Shelf
     store, (file,) = await shelf.holding("an apple")
     member = await shelf.library.members.add("", store.id, Addition(file.id, {"a": "b"}, SMALL))
     assert (member.status, member.chunking) == (Status.IN_PROGRESS, SMALL)
-    assert await shelf.library.search("", [store.id], ["apple"]) == []
+    assert (await shelf.library.search("", [store.id], ["apple"])).passages == []
     await shelf.ingest()
-    (passage,) = await shelf.library.search("", [store.id], ["apple"])
+    (passage,) = (await shelf.library.search("", [store.id], ["apple"])).passages
     assert passage.chunk.attributes == {"a": "b"}
 
 
@@ -85,7 +85,7 @@ async def test_attributes_are_changed_in_the_chunks_too(shelf: Shelf):
     store, (file,) = await shelf.holding("an apple")
     member = await shelf.library.members.set_attributes("", store.id, file.id, {"year": 1999.0, "is_ripe": True})
     assert member.attributes == {"year": 1999.0, "is_ripe": True}
-    found = await shelf.library.search("", [store.id], ["apple"], condition=Comparison("gte", "year", 1999))
+    found = (await shelf.library.search("", [store.id], ["apple"], condition=Comparison("gte", "year", 1999))).passages
     assert [passage.chunk.file_id for passage in found] == [file.id]
 
 
@@ -111,7 +111,7 @@ async def test_a_file_that_is_taken_out_stays_a_file(shelf: Shelf):
     store, (file,) = await shelf.holding("an apple")
     await shelf.library.members.delete("", store.id, file.id)
     assert shelf.store.collections[store.id] == {}
-    assert await shelf.library.search("", [store.id], ["apple"]) == []
+    assert (await shelf.library.search("", [store.id], ["apple"])).passages == []
     with pytest.raises(NotFound):
         await shelf.library.members.delete("", store.id, file.id)
     assert await shelf.library.files.get("", file.id) == file
@@ -149,7 +149,7 @@ async def test_a_file_without_chunks_is_completed_and_holds_nothing(shelf: Shelf
     store, (file,) = await shelf.holding("")
     assert (await shelf.library.members.get("", store.id, file.id)).status is Status.COMPLETED
     assert await shelf.library.members.content("", store.id, file.id) == []
-    assert await shelf.library.search("", [store.id], ["apple"]) == []
+    assert (await shelf.library.search("", [store.id], ["apple"])).passages == []
 
 
 async def test_a_batch_counts_its_own_files(shelf: Shelf):

@@ -139,7 +139,7 @@ async def test_a_store_that_was_made_before_any_embedder_takes_its_first_files(s
     assert job is not None
     assert await shelf.library.jobs.complete(job, shelf.chunks(job), EMBEDDER)
     assert (await stores.get("", store.id)).embedder == EMBEDDER
-    assert await shelf.library.search("", [store.id], ["apple"])
+    assert (await shelf.library.search("", [store.id], ["apple"])).passages
 
 
 async def test_who_looks_after_all_stores_is_told_those_of_every_owner(shelf):
