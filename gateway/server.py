@@ -10,12 +10,13 @@ import resource
 import signal
 import socket
 import sys
+from contextlib import suppress
 from time import monotonic
 
 import uvicorn
 import uvloop
 
-from backends.errors import Unavailable
+from backends.errors import ServingError, Unavailable
 from ensembles.kinds import find_kind
 from gateway.access_log import AccessLog, NoLog
 from gateway.account import account
@@ -49,6 +50,7 @@ _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 4096
 _POLL_SECONDS = 0.02
 _FAREWELL_SECONDS = 6
+_LOOK_SECONDS = 1.0
 _ZLIB_LEVELS = {"none": 0, "low": 1, "medium": 6, "high": 9}
 
 
@@ -119,6 +121,7 @@ class ServerProcess:
         first = asyncio.Event()
         following = asyncio.create_task(self._follow(first))
         draining = asyncio.create_task(self._drain())
+        warming = asyncio.create_task(self._warm(first))
         beside = [asyncio.create_task(self._plane.quotas.counters.run())]
         if self._plane.keys is not None:
             beside.append(asyncio.create_task(self._plane.keys.watch()))
@@ -145,13 +148,23 @@ class ServerProcess:
         finally:
             following.cancel()
             draining.cancel()
+            warming.cancel()
             await self._grpc.stop(0)
             for task in beside:
                 task.cancel()
-            await asyncio.wait(beside, timeout=_FAREWELL_SECONDS)
+            await asyncio.wait([*beside, warming], timeout=_FAREWELL_SECONDS)
             self._plane.telemetry.stop()
             self._plane.registry.close()
             await self._library.close()
+
+    async def _warm(self, first: asyncio.Event) -> None:
+        """Prepare the first search as soon as there is something to be searched: it would wait for seconds."""
+        await first.wait()
+        while is_installed():
+            with suppress(ServingError):  # whoever searches is told
+                if await self._library.warm():
+                    return
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _announce(self) -> None:
         while not self._server.started:  # noqa: ASYNC110  # uvicorn has a flag, no event

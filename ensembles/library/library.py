@@ -52,6 +52,13 @@ class Library:
         """Whether there may be anything in it: cheap, opens and makes nothing."""
         return self._opening.place.is_begun()
 
+    async def warm(self) -> bool:
+        """Load what the first search would wait for, once there is a vector store; whether there is one."""
+        if not self.is_begun() or not await self.collections():
+            return False
+        await (await self._opening.shelves()).store.open()
+        return True
+
     async def search(
         self,
         owner: str,

@@ -58,6 +58,9 @@ class LanceStore:
         self._tables: dict[str, lancedb.AsyncTable] = {}
         self._graph_due: dict[str, float] = {}
 
+    async def open(self) -> None:
+        await self._connect("")
+
     async def create(self, collection: str, dimensions: int) -> None:
         connection = await self._connect(collection)
 

@@ -77,6 +77,10 @@ class PostgresStore:
         self._opening = asyncio.Lock()
         self._pool: asyncpg.Pool | None = None
 
+    async def open(self) -> None:
+        async with self._connection(""):
+            pass
+
     async def create(self, collection: str, dimensions: int) -> None:
         async with self._transaction(collection) as connection:
             await connection.execute("SELECT pg_advisory_xact_lock(hashtext($1))", collection)

@@ -46,8 +46,12 @@ class Store(Protocol):
     """One place that holds any number of collections, a vector store of the API each. Any number of processes use it.
 
     Every method raises `Unavailable` where the place cannot be reached, `NotFound` for a collection that is not there
-    (all but `create` and `drop`). Cancelling one leaves the collection as it was or as it was to become.
+    (all but `open`, `create` and `drop`). Cancelling one leaves the collection as it was or as it was to become.
     """
+
+    async def open(self) -> None:
+        """Load and connect what the first call would otherwise wait for, seconds at times."""
+        ...
 
     async def create(self, collection: str, dimensions: int) -> None:
         """Make an empty collection; nothing happens where it is there."""

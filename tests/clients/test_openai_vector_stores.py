@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,8 @@ from openai.types import VectorStore
 from openai.types.vector_stores import VectorStoreFile
 
 from tests.clients.files_served import MODEL, FilesServed, serving_files
+from tests.processes import command_line, descendants
+from tests.waiting import eventually
 
 FRUIT = b"An apple is a fruit."
 SHIPS = b"A ship is a large boat."
@@ -79,6 +82,15 @@ def test_a_store_is_made_of_files_and_polled_until_it_is_complete(client: openai
     done = client.vector_stores.retrieve(made.id)
     assert (done.status, done.file_counts.completed, done.file_counts.total) == ("completed", 2, 2)
     assert done.usage_bytes > 0
+
+
+def test_every_server_process_prepares_its_first_search_once_there_is_a_store(served: FilesServed, store: VectorStore):
+    assert store.id
+    servers = [pid for pid in descendants(served.server.pid) if "gateway.server" in command_line(pid)]
+    assert len(servers) == 2
+    for pid in servers:
+        maps = Path(f"/proc/{pid}/maps")
+        eventually(lambda maps=maps: "lancedb" in maps.read_text(), seconds=30, what="LanceDB")
 
 
 def test_stores_are_listed_both_ways(client: openai.OpenAI):

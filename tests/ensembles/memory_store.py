@@ -26,6 +26,10 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 class MemoryStore:
     def __init__(self) -> None:
         self.collections: dict[str, dict[str, list[Chunk]]] = {}
+        self.is_open = False
+
+    async def open(self) -> None:
+        self.is_open = True
 
     async def create(self, collection: str, dimensions: int) -> None:  # noqa: ARG002
         self.collections.setdefault(collection, {})

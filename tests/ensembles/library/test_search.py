@@ -83,6 +83,16 @@ async def test_a_store_without_files_holds_nothing_to_find(shelf: Shelf):
     assert (await shelf.library.search("", [store.id], ["apple"])).passages == []
 
 
+async def test_a_search_is_prepared_once_there_is_a_vector_store(shelf: Shelf):
+    assert not await shelf.library.warm()
+    await shelf.file()
+    assert not await shelf.library.warm()
+    assert not shelf.store.is_open
+    await shelf.library.vector_stores.create("")
+    assert await shelf.library.warm()
+    assert shelf.store.is_open
+
+
 async def test_a_store_that_is_not_there_is_named(shelf: Shelf):
     await shelf.file()
     with pytest.raises(NotFound, match="vs_x"):
