@@ -192,6 +192,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
     `arguments` the decoded JSON object of the engine-argument file in it (`default_model_filename`, else
     `model.json`), empty when there is none. `document` is Triton's JSON of the whole configuration, completed with
     Triton's defaults: what the model configuration extension answers and a `model.py` is given.
+    `default_max_batch_size` is for a model that can take batches and does not say how large.
     """
 
     name: str
@@ -216,6 +217,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
     path: str = ""
     arguments: dict[str, Any] = {}
     document: str = ""
+    default_max_batch_size: int = 4
 
 
 def read(document: str, *, version: int, path: str, arguments: dict[str, Any]) -> ModelConfig:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import msgspec
+
 from backends.config import ModelConfig
 from backends.errors import InvalidRequest, ModelNotFound
 from backends.repository import BrokenModel, folders, load, load_one
 from ensembles.answering import recipe
 from ensembles.validation import refusal
+from gateway import pairs
 from gateway.settings import Settings
 
 
@@ -99,7 +102,7 @@ def _files(found: Iterable[Path]) -> Iterator[tuple[str, int, int]]:
 def _load(settings: Settings) -> list[ModelConfig | BrokenModel]:
     completes = not settings.disable_auto_complete_config
     found = load(settings.model_repository, settings.model_config_name or None, completes=completes)
-    return list(map(_judged, found))
+    return [_judged(settings, model) for model in found]
 
 
 def _load_one(
@@ -113,12 +116,16 @@ def _load_one(
         override=override,
         files=files,
     )
-    return list(map(_judged, found))
+    return [_judged(settings, model) for model in found]
 
 
-def _judged(model: ModelConfig | BrokenModel) -> ModelConfig | BrokenModel:
-    if isinstance(model, BrokenModel) or model.ensemble_scheduling is None:
+def _judged(settings: Settings, model: ModelConfig | BrokenModel) -> ModelConfig | BrokenModel:
+    if isinstance(model, BrokenModel):
         return model
+    if model.ensemble_scheduling is None:
+        sizes = pairs.batch_sizes(settings.backend_config)
+        size = sizes.get(model.backend, sizes.get(""))
+        return model if size is None else msgspec.structs.replace(model, default_max_batch_size=size)
     fault = refusal(model)
     return BrokenModel(model.name, fault) if fault else model
 

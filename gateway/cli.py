@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from rich.console import Console
 
 from backends.errors import ServingError
+from gateway import start_line
 from gateway.client import Server, ServerError
 from gateway.settings import Settings, SettingsError, flag, read, shown
 
@@ -58,13 +59,23 @@ ConfigName = Annotated[
 def main() -> None:
     """Run a command and exit: 0 done, 1 failed, 2 wrong arguments or settings, 130 interrupted."""
     try:
-        app()
+        app(_arguments(sys.argv[1:]))
     except SettingsError as error:
         _refuse(str(error), EXIT_MISUSED)
     except (ServingError, ServerError, OSError) as error:
         _refuse(str(error), EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _arguments(given: list[str]) -> list[str]:
+    """`serve` takes a start line of `tritonserver` as well."""
+    if given[:1] != ["serve"]:
+        return given
+    line = start_line.read(given[1:])
+    for warning in line.warnings:
+        print(f"tritium: {warning}", file=sys.stderr)
+    return ["serve", *line.arguments]
 
 
 def _refuse(message: str, status: int) -> None:
@@ -98,6 +109,9 @@ def _serve(**options: Any) -> None:
     settings = read({name: value for name, value in options.items() if value not in (None, [])}, config=config)
     # Kinds look for their engines there, in the supervisor and in what it starts.
     os.environ["TRITIUM_ENGINES_DIR"] = str(settings.engines_dir.absolute())
+    if settings.log_file is not None:  # of all processes: they inherit it
+        with settings.log_file.open("a") as file:
+            os.dup2(file.fileno(), sys.stderr.fileno())
     import uvloop
 
     from gateway.supervisor import supervise
@@ -125,8 +139,7 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     group = typing.cast("dict[str, str]", field.json_schema_extra)["group"]
     annotation: object
     if field.annotation is bool:
-        off = f"/--no-{flag(name)[2:]}" if field.default else ""
-        annotation, declaration, metavar = bool | None, flag(name) + off, None
+        annotation, declaration, metavar = bool | None, f"{flag(name)}/--no-{flag(name)[2:]}", None
     else:
         is_list = typing.get_origin(field.annotation) is tuple
         annotation, declaration = list[str] | None if is_list else str | None, flag(name)

@@ -16,20 +16,17 @@ _IDLE, _WAITING = 3, 4
 class Machine:
     """Asked at each scrape. GPUs need the package `nvidia-ml-py` and NVIDIA's driver; without either there are none."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_cpus: bool = True, has_gpus: bool = True) -> None:
+        self._has_cpus = has_cpus
         self._busy = self._total = 0
-        self._gpus: list[_Gpu] | None = None
+        self._gpus: list[_Gpu] | None = None if has_gpus else []
 
     def families(self) -> Iterator[Metric]:
         """What there is to say now. NVML may take milliseconds: not for an event loop."""
         if self._gpus is None:
             self._gpus = _gpus()
-        utilization = self._utilization()
-        memory = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in _MEMINFO.read_text().splitlines()}
-        yield _gauge("nv_cpu_utilization", "CPU utilization rate [0.0 - 1.0]", utilization)
-        yield _gauge("nv_cpu_memory_total_bytes", "CPU total memory (RAM), in bytes", memory["MemTotal"])
-        used = memory["MemTotal"] - memory["MemAvailable"]
-        yield _gauge("nv_cpu_memory_used_bytes", "CPU used memory (RAM), in bytes", used)
+        if self._has_cpus:
+            yield from self._cpus()
         # Triton's dashboards ask for them; nothing here copies through pinned memory.
         yield _gauge("nv_pinned_memory_pool_total_bytes", "Pinned memory pool total memory size, in bytes", 0)
         yield _gauge("nv_pinned_memory_pool_used_bytes", "Pinned memory pool used memory size, in bytes", 0)
@@ -41,6 +38,14 @@ class Machine:
                     family.add_sample(name, {"gpu_uuid": gpu.uuid}, value)
             if family.samples:
                 yield family
+
+    def _cpus(self) -> Iterator[Metric]:
+        utilization = self._utilization()
+        memory = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in _MEMINFO.read_text().splitlines()}
+        yield _gauge("nv_cpu_utilization", "CPU utilization rate [0.0 - 1.0]", utilization)
+        yield _gauge("nv_cpu_memory_total_bytes", "CPU total memory (RAM), in bytes", memory["MemTotal"])
+        used = memory["MemTotal"] - memory["MemAvailable"]
+        yield _gauge("nv_cpu_memory_used_bytes", "CPU used memory (RAM), in bytes", used)
 
     def _utilization(self) -> float:
         """The share of time that the CPUs have worked since the last look, since the machine's start at the first."""

@@ -24,10 +24,11 @@ from backends.kinds import WORKER_KINDS
 from backends.model import Endpoint, State
 from backends.statistics import ModelStatistics
 from backends.worker.messages import Metric as OwnMetric
-from gateway import triton_metrics
+from gateway import pairs, triton_metrics
 from gateway.exposition import DEAD, engine_families, fold, gateway_families, statistics_of
 from gateway.guest import GuestServer
 from gateway.machine import Machine
+from gateway.settings import Settings
 from gateway.snapshot import ModelStatus
 from gateway.telemetry import Payload
 from gateway.tenant_labels import TenantLabels
@@ -81,26 +82,24 @@ class Ledger:
 class MetricsServer:
     """HTTP on the metrics port: `/metrics`, `/metrics/engines`, `/health`. Bound once `start` has returned.
 
-    `counters` asks the server processes: (process index, or `DEAD` before it, and payload) each. `tenant_labels` is how
-    many tenants have a label of their own.
+    `counters` asks the server processes: (process index, or `DEAD` before it, and payload) each.
     """
 
     def __init__(
         self,
-        host: str,
-        port: int,
+        settings: Settings,
         counters: Callable[[], Awaitable[list[tuple[str, bytes]]]],
         statuses: Callable[[], Sequence[ModelStatus]],
         version: str,
-        tenant_labels: int = 0,
     ) -> None:
-        self.host = host
-        self.port = port
+        self.host = settings.metrics_address or settings.host
+        self.port = settings.metrics_port
         self._counters = counters
         self._statuses = statuses
         self._version = version
-        self._tenants = TenantLabels(tenant_labels)
-        self._machine = Machine()
+        self._tenants = TenantLabels(settings.tenant_labels)
+        self._machine = Machine(has_cpus=settings.allow_cpu_metrics, has_gpus=settings.allow_gpu_metrics)
+        self._latencies = pairs.metrics(settings.metrics_config)
         self._server: GuestServer | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -146,7 +145,7 @@ class MetricsServer:
         registry.register(_Families(self._tenants.families(sums(payload.tenants for _, payload in parts))))
         ProcessCollector(registry=registry)
         families = [
-            *triton_metrics.model_families(await self._versions([payload for _, payload in parts])),
+            *triton_metrics.model_families(await self._versions([payload for _, payload in parts]), self._latencies),
             *await asyncio.to_thread(lambda: list(self._machine.families())),
         ]
         encode, content_type = choose_encoder(request.headers.get("accept", ""))

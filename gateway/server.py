@@ -30,6 +30,7 @@ from gateway.guest import GuestServer
 from gateway.kserve.dataplane import DataPlane
 from gateway.kserve.from_models import FromModels
 from gateway.kserve.grpc import GrpcServer
+from gateway.kserve.restrictions import restricted
 from gateway.kserve.services import services
 from gateway.kserve.shared_state import SharedState
 from gateway.kserve.tls import tls_context
@@ -96,8 +97,8 @@ class ServerProcess:
         app = App(self._plane, dataplane)
         self._server = GuestServer(
             uvicorn.Config(
-                app,
-                http=wired_protocol(asyncio.get_running_loop(), app.shortcut),
+                restricted(app, settings.http_restricted_api),
+                http=wired_protocol(asyncio.get_running_loop(), None if settings.http_restricted_api else app.shortcut),
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ipaddress
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -18,6 +18,8 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+
+from gateway import pairs
 
 VARIABLE_PREFIX = "TRITIUM_"
 """What the name of an environment variable starts with; the rest is the setting's name in capitals."""
@@ -32,6 +34,21 @@ def _separated(value: object) -> object:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
+
+
+def _spaced(value: object) -> object:
+    """The same where values have commas themselves: at white space."""
+    return value.split() if isinstance(value, str) else value
+
+
+def _read_by(parse: Callable[[tuple[str, ...]], object]) -> AfterValidator:
+    """Refuse what `parse` cannot read."""
+
+    def check(value: tuple[str, ...]) -> tuple[str, ...]:
+        parse(value)
+        return value
+
+    return AfterValidator(check)
 
 
 def _setting(group: str, default: object, description: str, **limits: Any) -> Any:
@@ -69,6 +86,13 @@ class Settings(BaseModel):
         "Response cache of each model that asks for one: local,size=BYTES.",
         pattern=r"^(|local,size=[1-9][0-9]*)$",
     )
+    backend_config: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_spaced), _read_by(pairs.batch_sizes)] = (
+        _setting(
+            "Models",
+            (),
+            "BACKEND,default-max-batch-size=N, of models that can take batches and do not say how large.",
+        )
+    )
     rate_limit: Literal["off", "execution_count"] = _setting(
         "Models", "off", "Whether the resources of rate_limiter in configurations are heeded."
     )
@@ -81,8 +105,27 @@ class Settings(BaseModel):
     host: str = _setting("Listening", "127.0.0.1", "Address to listen on.", min_length=1)
     http_port: int = _setting("Listening", 8000, "Port of the OpenAI API and of KServe's.", ge=0, le=65535)
     grpc_port: int = _setting("Listening", 8001, "Port of KServe's gRPC service.", ge=0, le=65535)
+    grpc_address: str = _setting("Listening", "", "Address of the gRPC port; that of the host by default.")
+    metrics_address: str = _setting("Listening", "", "Address of the metrics port; that of the host by default.")
+    http_restricted_api: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_spaced), _read_by(pairs.restrictions)
+    ] = _setting(
+        "Listening",
+        (),
+        "GROUP,…:HEADER=VALUE: operations over HTTP that want this header; inference is all of /v1 as well.",
+    )
+    grpc_restricted_protocol: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_spaced), _read_by(pairs.restrictions)
+    ] = _setting("Listening", (), "The same over gRPC, where the header is triton-grpc-protocol-HEADER.")
     allow_grpc: bool = _setting("Listening", True, "Offer the gRPC service.")
     allow_metrics: bool = _setting("Listening", True, "Offer /metrics.")
+    allow_cpu_metrics: bool = _setting("Listening", True, "Tell of CPUs and memory there.")
+    allow_gpu_metrics: bool = _setting("Listening", True, "Tell of GPUs there.")
+    metrics_config: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_spaced), _read_by(pairs.metrics)] = _setting(
+        "Listening",
+        (),
+        "How latencies are told: counter_latencies, summary_latencies, histogram_latencies, each =true or =false.",
+    )
     metrics_port: int = _setting("Listening", 8002, "Port of /metrics and /metrics/engines.", ge=0, le=65535)
     http_header_forward_pattern: str = _setting(
         "Listening", "", "Regular expression of HTTP header names that become parameters of a KServe request."
@@ -169,13 +212,19 @@ class Settings(BaseModel):
         "Logs", 1000, "Requests of each server process that /admin/decisions remembers.", ge=0
     )
     decision_log_prompts: bool = _setting("Logs", False, "Remember the beginning of each request's body there as well.")
+    trace_config: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_spaced), _read_by(pairs.traces)] = _setting(
+        "Logs", (), "Traces of inferences: triton,file=, triton,log-frequency=, level=, rate=, count= as in Triton."
+    )
+    log_file: Path | None = _setting("Logs", None, "File that the log is added to, instead of standard error.")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("Logs", "info", "Least that is logged.")
 
     @model_validator(mode="after")
     def _is_guarded(self) -> Settings:
-        if not (self.insecure or self.api_key_file or self.jwt_jwks_url or is_loopback(self.host)):
+        is_local = all(map(is_loopback, (self.host, self.grpc_address or self.host)))
+        if not (self.insecure or self.api_key_file or self.jwt_jwks_url or is_local):
+            address = self.grpc_address if is_loopback(self.host) else self.host
             raise ValueError(
-                f"host {self.host} would let in anybody who reaches it: name a file of API keys with --api-key-file, "
+                f"host {address} would let in anybody who reaches it: name a file of API keys with --api-key-file, "
                 "or say --insecure where something else guards the port"
             )
         return self

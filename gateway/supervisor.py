@@ -55,8 +55,12 @@ async def supervise(settings: Settings, *, server_argv: Sequence[str] = SERVER_A
         tls_context(settings)
         with (
             _runtime_dir(settings) as runtime_dir,
-            _listening(settings, settings.http_port) as listeners,
-            _listening(settings, settings.grpc_port if settings.allow_grpc else None) as grpc_listeners,
+            _listening(settings.host, settings.http_port, settings.workers) as listeners,
+            _listening(
+                settings.grpc_address or settings.host,
+                settings.grpc_port,
+                settings.workers if settings.allow_grpc else 0,
+            ) as grpc_listeners,
         ):
             return await _Supervisor(settings, runtime_dir, listeners, grpc_listeners, server_argv).run()
     except ServingError as error:
@@ -106,14 +110,7 @@ class _Supervisor:
             for index, listener in enumerate(listeners)
         ]
         self._ingestion = Ingestion(settings, settings_json, lambda: self._snapshot)
-        self._metrics = MetricsServer(
-            settings.host,
-            settings.metrics_port,
-            self._counters,
-            lambda: self._snapshot.models,
-            version("tritium"),
-            settings.tenant_labels,
-        )
+        self._metrics = MetricsServer(settings, self._counters, lambda: self._snapshot.models, version("tritium"))
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -196,7 +193,7 @@ class _Supervisor:
         settings = self._settings
         text = announcement(
             base_url(settings.host, self._listeners[0].getsockname()[1]),
-            base_url(settings.host, self._metrics.port) if settings.allow_metrics else None,
+            base_url(self._metrics.host, self._metrics.port) if settings.allow_metrics else None,
             models,
             grpc_address=self._grpc_address(),
             chat_model=_chat_model(models),
@@ -209,7 +206,9 @@ class _Supervisor:
     def _grpc_address(self) -> str | None:
         if not self._grpc_listeners:
             return None
-        return base_url(self._settings.host, self._grpc_listeners[0].getsockname()[1]).removeprefix("http://")
+        settings = self._settings
+        host = settings.grpc_address or settings.host
+        return base_url(host, self._grpc_listeners[0].getsockname()[1]).removeprefix("http://")
 
     def _tell(self, loads: Loads) -> None:
         for child in self._children:
@@ -293,13 +292,13 @@ def _runtime_dir(settings: Settings) -> Iterator[str]:
 
 
 @contextmanager
-def _listening(settings: Settings, port: int | None) -> Iterator[list[socket.socket]]:
+def _listening(host: str, port: int, count: int) -> Iterator[list[socket.socket]]:
     """One listening socket a server process, all on the same port, among which the kernel divides connections."""
-    if port is None:
+    if not count:
         yield []
         return
-    address, count = (settings.host, port), settings.workers
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    address = host, port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with ExitStack() as stack:
         # Alone first: with SO_REUSEPORT, a second gateway would get half of the first one's connections.
         listener = stack.enter_context(socket.create_server(address, family=family, backlog=_BACKLOG))

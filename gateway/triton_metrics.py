@@ -17,6 +17,13 @@ from backends.statistics import Duration, ModelStatistics
 from backends.worker.messages import Metric as OwnMetric
 
 _REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+_DURATIONS = {
+    "request": "inference request duration in microseconds (includes cached requests)",
+    "queue": "inference queuing duration in microseconds (includes cached requests)",
+    "compute_input": "compute input duration in microseconds (does not include cached requests)",
+    "compute_infer": "compute inference duration in microseconds (does not include cached requests)",
+    "compute_output": "inference compute output duration in microseconds (does not include cached requests)",
+}
 _FIRST_RESPONSE_BOUNDS = ("100", "500", "2000", "5000", "+Inf")
 
 
@@ -29,13 +36,20 @@ class Told:
     own: list[OwnMetric] = field(default_factory=list)
 
 
-def model_families(versions: Iterable[Told]) -> Iterator[Metric]:
-    """Families of all versions. What no model counts is left out, as Triton leaves it out."""
+def model_families(versions: Iterable[Told], latencies: Mapping[str, bool]) -> Iterator[Metric]:
+    """Families of all versions. What no model counts is left out, as Triton leaves it out.
+
+    `latencies` says in which forms durations are told, as `--metrics-config` has it.
+    """
     versions = list(versions)
     yield from _requests(versions)
-    yield from _durations(versions)
-    yield from _cache(versions)
-    yield from _first_responses(versions)
+    if latencies["counter_latencies"]:
+        yield from _durations(versions)
+    if latencies["summary_latencies"]:
+        yield from _summaries(versions)
+    yield from _cache(versions, latencies)
+    if latencies["histogram_latencies"]:
+        yield from _first_responses(versions)
     yield from _own(versions)
 
 
@@ -89,22 +103,35 @@ def _requests(versions: list[Told]) -> Iterator[Metric]:
 
 
 def _durations(versions: list[Told]) -> Iterator[Metric]:
-    with_cached, without = "(includes cached requests)", "(does not include cached requests)"
-    for name, description in {
-        "request": f"Cumulative inference request duration in microseconds {with_cached}",
-        "queue": f"Cumulative inference queuing duration in microseconds {with_cached}",
-        "compute_input": f"Cumulative compute input duration in microseconds {without}",
-        "compute_infer": f"Cumulative compute inference duration in microseconds {without}",
-        "compute_output": f"Cumulative inference compute output duration in microseconds {without}",
-    }.items():
-        family = Metric(f"nv_inference_{name}_duration_us", description, "counter")
+    for name, text in _DURATIONS.items():
+        family = Metric(f"nv_inference_{name}_duration_us", f"Cumulative {text}", "counter")
         for version in versions:
-            duration: Duration = getattr(version.statistics.inference_stats, "success" if name == "request" else name)
+            duration: Duration = getattr(version.statistics.inference_stats, _event(name))
             family.add_sample(family.name, _labels(version.config), duration.ns // 1000)
         yield family
 
 
-def _cache(versions: list[Told]) -> Iterator[Metric]:
+def _summaries(versions: list[Told]) -> Iterator[Metric]:
+    """Counts and sums: quantiles would cost each request."""
+    for name, text in _DURATIONS.items():
+        what = "Cumulative" if name.startswith("compute") else "Summary of"  # Triton's own words
+        yield _summary(f"nv_inference_{name}_summary_us", f"{what} {text}", versions, _event(name))
+
+
+def _event(name: str) -> str:
+    return "success" if name == "request" else name
+
+
+def _summary(name: str, description: str, versions: list[Told], event: str) -> Metric:
+    family = Metric(name, description, "summary")
+    for version in versions:
+        duration: Duration = getattr(version.statistics.inference_stats, event)
+        family.add_sample(f"{name}_count", _labels(version.config), duration.count)
+        family.add_sample(f"{name}_sum", _labels(version.config), duration.ns // 1000)
+    return family
+
+
+def _cache(versions: list[Told], latencies: Mapping[str, bool]) -> Iterator[Metric]:
     cached = [version for version in versions if version.config.response_cache.enable]
     if not cached:
         return
@@ -118,7 +145,12 @@ def _cache(versions: list[Told]) -> Iterator[Metric]:
             duration: Duration = getattr(version.statistics.inference_stats, f"cache_{what}")
             count.add_sample(count.name, _labels(version.config), duration.count)
             spent.add_sample(spent.name, _labels(version.config), duration.ns // 1000)
-        yield from (count, spent)
+        yield count
+        if latencies["counter_latencies"]:
+            yield spent
+        if latencies["summary_latencies"]:
+            description = f"Summary of cache {verb} duration per model, in microseconds"
+            yield _summary(f"nv_cache_{what}_summary_per_model", description, cached, f"cache_{what}")
     total = ModelStatistics()
     for version in cached:
         total.merge(version.statistics)

@@ -12,6 +12,7 @@ from gateway.kserve.call import Call, Stream, Unary
 from gateway.kserve.dataplane import DataPlane
 from gateway.kserve.inference import Inference
 from gateway.kserve.messages import Translated
+from gateway.kserve.restrictions import restricted_streams, restricted_unary
 from gateway.kserve.rpcs import Rpcs
 from gateway.plane import Plane
 from gateway.tenants import ANYONE, Tenant
@@ -33,10 +34,10 @@ def services(plane: Plane, dataplane: DataPlane) -> Services:
     inference = Inference(plane, dataplane, entrance.admit_work, entrance.complete)
     checks = health.Health(lambda: readiness(plane)[0])
     rpcs = {**Rpcs(plane, dataplane, entrance.admit).table(), "ModelInfer": inference.infer}
-    return Services(
-        {f"/{_SERVICE}/{name}": rpc for name, rpc in rpcs.items()} | {f"/{health.SERVICE}/Check": checks.check},
-        {f"/{_SERVICE}/ModelStreamInfer": inference.stream, f"/{health.SERVICE}/Watch": checks.watch},
-    )
+    unary = {f"/{_SERVICE}/{name}": rpc for name, rpc in rpcs.items()} | {f"/{health.SERVICE}/Check": checks.check}
+    streams = {f"/{_SERVICE}/ModelStreamInfer": inference.stream, f"/{health.SERVICE}/Watch": checks.watch}
+    options = plane.settings.grpc_restricted_protocol
+    return Services(restricted_unary(unary, options), restricted_streams(streams, options))
 
 
 class _Entrance:

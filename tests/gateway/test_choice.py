@@ -88,6 +88,15 @@ def test_without_completion_a_models_tensors_must_be_declared(repository: Path) 
     assert find(given(repository, disable_auto_complete_config=True), "a")[0].backend == "python"
 
 
+def test_the_size_of_batches_that_nobody_says_is_that_of_the_backend_or_of_all(repository: Path) -> None:
+    def size(*options: str) -> int:
+        return find(given(repository, backend_config=options), "a")[0].default_max_batch_size
+
+    assert size() == 4
+    assert size("python,default-max-batch-size=8", "default-max-batch-size=2") == 8
+    assert size("onnxruntime,default-max-batch-size=8", "default-max-batch-size=2") == 2
+
+
 def test_a_model_without_a_version_is_told_from_one_that_is_not_there(repository: Path) -> None:
     (repository / "b" / "1").rmdir()
     with pytest.raises(NoVersion, match="at least one version must be available"):

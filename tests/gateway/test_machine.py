@@ -15,3 +15,8 @@ def test_the_machine_tells_of_its_cpus_and_its_memory() -> None:
         values = _values(machine)
         assert 0 <= values["nv_cpu_utilization"] <= 1
         assert 0 < values["nv_cpu_memory_used_bytes"] < values["nv_cpu_memory_total_bytes"]
+
+
+def test_what_is_not_wanted_is_not_told() -> None:
+    names = {family.name for family in Machine(has_cpus=False, has_gpus=False).families()}
+    assert not any(name.startswith(("nv_cpu", "nv_gpu")) for name in names)

@@ -16,6 +16,7 @@ from backends.model import Endpoint, State
 from gateway.access_log import NoLog
 from gateway.exposition import DEAD
 from gateway.metrics import Ledger, MetricsServer
+from gateway.settings import Settings
 from gateway.snapshot import ModelStatus
 from gateway.telemetry import Telemetry
 
@@ -83,7 +84,7 @@ async def metrics_port(
     async def answer() -> list[tuple[str, bytes]]:
         return list(counters())
 
-    server = MetricsServer("127.0.0.1", 0, answer, lambda: list(statuses), "1.2.3")
+    server = MetricsServer(Settings(metrics_port=0), answer, lambda: list(statuses), "1.2.3")
     await server.start()
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=10) as client:
@@ -284,11 +285,11 @@ async def test_the_port_is_bound_at_once_and_free_after_the_stop() -> None:
         return []
 
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    server = MetricsServer("127.0.0.1", 0, nothing, list, "1")
+    server = MetricsServer(Settings(metrics_port=0), nothing, list, "1")
     await server.start()
     assert server.port
     with pytest.raises(OSError, match="in use"):
-        await MetricsServer("127.0.0.1", server.port, nothing, list, "1").start()
+        await MetricsServer(Settings(metrics_port=server.port), nothing, list, "1").start()
     _, writer = await asyncio.open_connection("127.0.0.1", server.port)  # an idle connection must not hold up the stop
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     async with asyncio.timeout(5):

@@ -223,3 +223,24 @@ def test_what_clients_have_set_ends_with_the_server(tmp_path: Path) -> None:
     with supervisor._runtime_dir(Settings(runtime_dir=tmp_path)) as folder:
         assert Path(folder) == tmp_path
         assert not left.exists()
+
+
+def test_a_start_line_of_tritonserver_is_served(tmp_path: Path) -> None:
+    log = tmp_path / "tritium.log"
+    line = (
+        f"--http-address=127.0.0.1 --grpc-address=127.0.0.2 --metrics-address=127.0.0.3 --strict-readiness=true "
+        f"--log-file={log} --log-verbose 1 --http-thread-count=8 --metrics-config=summary_latencies=true "
+        "--allow-cpu-metrics=false --http-restricted-api=statistics:key=value"
+    )
+    with serving(echo_repository(tmp_path / "models", {"good": {}}), *line.split()) as tritium:
+        with socket.create_connection(("127.0.0.2", tritium.grpc_port)):
+            pass
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", tritium.grpc_port))
+        metrics = httpx.get(f"http://127.0.0.3:{tritium.metrics_port}/metrics").text
+        assert "nv_inference_request_summary_us" in metrics
+        assert "nv_cpu_utilization" not in metrics
+        assert httpx.get(f"{tritium.url}/v2/models/stats").status_code == 403
+        assert httpx.get(f"{tritium.url}/v2/models/stats", headers={"key": "value"}).status_code == 200
+        assert "good: READY" in log.read_text()
+        assert "--http-thread-count 8 does nothing here" in tritium.output()

@@ -12,11 +12,14 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from backends.config import ModelConfig, ResponseCache, TransactionPolicy
 from backends.statistics import CacheStatistics, Duration, InferenceStatistics, ModelStatistics
 from backends.worker.messages import Metric
+from gateway import pairs
 from gateway.machine import Machine
 from gateway.triton_metrics import Told, model_families, open_metrics, text
 
 RECORDED = Path(__file__).parents[1] / "conformance" / "metric_families.json"
 """What Triton 2.51 tells on a machine without GPUs, with a response cache."""
+
+LATENCIES = pairs.metrics([])
 
 
 def _told(name: str = "simple", own: list[Metric] | None = None, **fields: object) -> Told:
@@ -34,7 +37,7 @@ def _told(name: str = "simple", own: list[Metric] | None = None, **fields: objec
 
 
 def _lines(*told: Told) -> list[str]:
-    return text(model_families(told)).decode().splitlines()
+    return text(model_families(told, LATENCIES)).decode().splitlines()
 
 
 def test_every_family_of_triton_s_is_there_with_its_type_text_and_labels() -> None:
@@ -42,7 +45,7 @@ def test_every_family_of_triton_s_is_there_with_its_type_text_and_labels() -> No
     cached.statistics.cache = CacheStatistics(size_bytes=100)
     found = {
         family.name: {"type": family.type, "help": family.documentation, "labels": [*family.samples[0].labels]}
-        for family in [*model_families([cached]), *Machine().families()]
+        for family in [*model_families([cached], LATENCIES), *Machine().families()]
     }
     expected = json.loads(RECORDED.read_text())
     assert {name: found.get(name) for name in expected} == expected
@@ -60,6 +63,24 @@ def test_names_labels_and_texts_are_triton_s() -> None:
     assert 'nv_inference_request_duration_us{model="simple",version="1"} 9' in lines
     assert 'nv_inference_queue_duration_us{model="simple",version="1"} 2' in lines
     assert 'nv_inference_pending_request_count{model="simple",version="1"} 1' in lines
+
+
+def test_latencies_are_told_as_counters_as_summaries_or_not_at_all() -> None:
+    told = _told("cached", response_cache=ResponseCache(enable=True))
+    lines = text(model_families([told], pairs.metrics(["counter_latencies=false", "summary_latencies=true"])))
+    labels = b'{model="cached",version="1"}'
+    assert b"nv_inference_request_summary_us_count%b 4\n" % labels in lines
+    assert b"nv_inference_request_summary_us_sum%b 9\n" % labels in lines
+    assert b"# TYPE nv_inference_queue_summary_us summary\n" in lines
+    assert b"nv_cache_hit_summary_per_model_count%b 2\n" % labels in lines
+    assert b"duration" not in b"\n".join(line for line in lines.splitlines() if not line.startswith(b"#"))
+
+
+def test_times_to_the_first_response_may_be_left_out() -> None:
+    told = _told(model_transaction_policy=TransactionPolicy(decoupled=True))
+    name = b"nv_inference_first_response_histogram_ms"
+    assert name in text(model_families([told], LATENCIES))
+    assert name not in text(model_families([told], pairs.metrics(["histogram_latencies=false"])))
 
 
 def test_a_model_s_tags_are_labels_of_all_its_metrics() -> None:
@@ -130,7 +151,7 @@ def test_openmetrics_has_the_same_names() -> None:
 
     class Families:
         def collect(self):
-            return open_metrics(model_families([told]))
+            return open_metrics(model_families([told], LATENCIES))
 
     registry = CollectorRegistry()
     registry.register(Families())  # type: ignore[arg-type]

@@ -13,9 +13,6 @@ from typing import Any
 from backends.config import Input, ModelConfig, Output
 from backends.worker.instance import LoadError
 
-DEFAULT_MAX_BATCH_SIZE = 4
-"""Triton's `default-max-batch-size`, for models that can take batches and do not say how large."""
-
 
 @dataclass(frozen=True, slots=True)
 class Signature:
@@ -32,7 +29,7 @@ def completed(config: ModelConfig, inputs: Sequence[Signature], outputs: Sequenc
     if config.input and config.output:
         return config.document
     if not config.max_batch_size and _takes_batches([*inputs, *outputs]):
-        document["max_batch_size"] = DEFAULT_MAX_BATCH_SIZE
+        document["max_batch_size"] = config.default_max_batch_size
     is_batched = document.get("max_batch_size", 0) > 0
     if document.get("max_batch_size", 0) > 1 and not _has_scheduler(config):
         document["dynamic_batching"] = dynamic_batching()

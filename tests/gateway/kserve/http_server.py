@@ -12,6 +12,7 @@ import uvicorn
 from gateway.app import App
 from gateway.guest import GuestServer
 from gateway.kserve.dataplane import DataPlane
+from gateway.kserve.restrictions import restricted
 from gateway.plane import Plane
 from gateway.protocol import wired_protocol
 
@@ -21,10 +22,11 @@ async def listening(plane: Plane, dataplane: DataPlane) -> AsyncIterator[int]:
     """The port at which the application serves."""
     listener = socket.create_server(("127.0.0.1", 0))
     app = App(plane, dataplane)
+    options = plane.settings.http_restricted_api
     server = GuestServer(
         uvicorn.Config(
-            app,
-            http=wired_protocol(asyncio.get_running_loop(), app.shortcut),
+            restricted(app, options),
+            http=wired_protocol(asyncio.get_running_loop(), None if options else app.shortcut),
             ws="none",
             lifespan="off",
             log_config=None,

@@ -1,0 +1,96 @@
+"""Options that `tritonserver` writes as pairs, parsed: restricted APIs, traces, metrics, backends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+GROUPS = frozenset(
+    {
+        "health",
+        "metadata",
+        "inference",
+        "shared-memory",
+        "model-config",
+        "model-repository",
+        "statistics",
+        "trace",
+        "logging",
+    }
+)
+"""Groups of operations that can be restricted."""
+
+_METRICS = ("counter_latencies", "summary_latencies", "histogram_latencies")
+_TRACES = {
+    "level": "trace_level",
+    "rate": "trace_rate",
+    "count": "trace_count",
+    "mode": "trace_mode",
+    "triton,file": "trace_file",
+    "triton,log-frequency": "log_frequency",
+}
+_LEVELS = ("OFF", "TIMESTAMPS", "TENSORS")
+_BATCH_SIZE = "default-max-batch-size"
+
+
+def restrictions(options: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """By group, the header and its value that are wanted: `GROUP,…:HEADER=VALUE`. Raises `ValueError`."""
+    found: dict[str, tuple[str, str]] = {}
+    for option in options:
+        groups, _, pair = option.partition(":")
+        header, equals, value = pair.partition("=")
+        if not (header and equals):
+            raise ValueError("the form is GROUP,…:HEADER=VALUE")
+        for group in groups.split(","):
+            if group not in GROUPS:
+                raise ValueError(f"no group {group!r}, but {', '.join(sorted(GROUPS))}")
+            if group in found:
+                raise ValueError(f"{group!r} is restricted twice")
+            found[group] = header.lower(), value
+    return found
+
+
+def metrics(options: Iterable[str]) -> dict[str, bool]:
+    """Which latencies are told, `NAME=true|false`, by name. Raises `ValueError`."""
+    told = dict.fromkeys(_METRICS, True) | {"summary_latencies": False}
+    for option in options:
+        name, _, value = option.partition("=")
+        if name not in told or value.lower() not in ("true", "false"):
+            raise ValueError(f"the form is NAME=true or NAME=false of {', '.join(_METRICS)}")
+        told[name] = value.lower() == "true"
+    return told
+
+
+def batch_sizes(options: Iterable[str]) -> dict[str, int]:
+    """The batch size of models that can take batches and do not say how large, by backend; "" is any other."""
+    found: dict[str, int] = {}
+    for option in options:
+        pair, _, value = option.rpartition("=")
+        backend, _, name = pair.rpartition(",")
+        if name != _BATCH_SIZE or not value.isascii() or not value.isdigit():
+            raise ValueError(f"the form is BACKEND,{_BATCH_SIZE}=N")
+        found[backend] = int(value)
+    return found
+
+
+def traces(options: Iterable[str]) -> Mapping[str, str | list[str]]:
+    """The settings of the trace extension that are given, by its names. Raises `ValueError`."""
+    found: dict[str, str | list[str]] = {}
+    levels: list[str] = []
+    for option in options:
+        name, _, value = option.partition("=")
+        if name not in _TRACES or not value:
+            raise ValueError(f"the form is NAME=VALUE of {', '.join(_TRACES)}")
+        if name == "level" and value in _LEVELS:
+            levels.append(value)
+            found[_TRACES[name]] = levels
+        elif name == "triton,file" or (name == "mode" and value == "triton") or _is_number(name, value):
+            found[_TRACES[name]] = value
+        else:
+            raise ValueError(f"{value!r} is no {name}")
+    if "OFF" in levels and len(levels) > 1:
+        raise ValueError("the level OFF stands alone")
+    return found
+
+
+def _is_number(name: str, value: str) -> bool:
+    return name in {"rate", "count", "triton,log-frequency"} and value.removeprefix("-").isdecimal()
