@@ -78,24 +78,28 @@ def ingested(files: int, paragraphs: int) -> tuple[Spent, list[str]]:
             server = Server(f"http://127.0.0.1:{_PORT}")
             store = server.post("/v1/vector_stores", b'{"name": "bench"}')["id"]
             # The first files pay for what is started once: parsers, libraries, the collection.
-            put(server, store, [document(draw, 2) for _ in range(_PARSERS)])
-            documents = [document(draw, paragraphs) for _ in range(files)]
+            put(server, store, uploaded(server, [document(draw, 2) for _ in range(_PARSERS)]))
+            ids = uploaded(server, [document(draw, paragraphs) for _ in range(files)])
             used, began = _processor_seconds(process.pid), time.perf_counter()
-            ids = put(server, store, documents)
+            put(server, store, ids)
             spent = Spent(time.perf_counter() - began, _processor_seconds(process.pid) - used)
             paths = [f"/v1/vector_stores/{store}/files/{file_id}/content" for file_id in ids]
             return spent, [chunk["text"] for path in paths for chunk in server.get(path)["data"]]
 
 
-def put(server: Server, store: str, texts: list[str]) -> list[str]:
-    ids = [server.upload(f"{number}.md", text.encode())["id"] for number, text in enumerate(texts)]
+def uploaded(server: Server, texts: list[str]) -> list[str]:
+    """The ids of new files."""
+    return [server.upload(f"{number}.md", text.encode())["id"] for number, text in enumerate(texts)]
+
+
+def put(server: Server, store: str, ids: list[str]) -> None:
+    """Put files into a store, and wait until they are there."""
     path = f"/v1/vector_stores/{store}/file_batches"
     batch = server.post(path, json.dumps({"file_ids": ids}).encode())
     while batch["status"] == "in_progress":
         time.sleep(_LOOK_SECONDS)
         batch = server.get(f"{path}/{batch['id']}")
     assert batch["file_counts"]["completed"] == len(ids), batch
-    return ids
 
 
 def _processor_seconds(leader: int) -> float:

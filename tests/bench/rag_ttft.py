@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 from gateway.client import Server
 from tests.bench.processes import get, running, wait_until_answers
-from tests.bench.rag_ingest import put
+from tests.bench.rag_ingest import put, uploaded
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = {"embedder": "all-minilm-l6-v2", "reranker": "minilm-maxsim"}
@@ -141,7 +141,8 @@ def measure(venv: Path, generator: str, questions: Sequence[str]) -> None:
 def ingested(server: Server) -> list[str]:
     """The chunks that came of the documents."""
     store = server.post("/v1/vector_stores", b'{"name": "bench"}')["id"]
-    ids = put(server, store, [(ROOT / name).read_text() for name in _DOCUMENTS])
+    ids = uploaded(server, [(ROOT / name).read_text() for name in _DOCUMENTS])
+    put(server, store, ids)
     paths = [f"/v1/vector_stores/{store}/files/{file_id}/content" for file_id in ids]
     return [chunk["text"] for path in paths for chunk in server.get(path)["data"]]
 
