@@ -1,4 +1,4 @@
-"""The stores that the conformance suite is run on: LanceDB in a folder, PostgreSQL in a server of the module's own."""
+"""The stores that the conformance suite is run on: LanceDB in a folder and on object storage, and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from ensembles.stores.opening import open_store
 from ensembles.stores.store import Store
 from tests.conformance.store_chunks import DIMENSIONS
 from tests.postgres_servers import postgres_server
+from tests.s3_servers import s3_server
 
-KINDS = ["lancedb", pytest.param("postgres", marks=pytest.mark.slow)]
+KINDS = ["lancedb", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("object_storage", "postgres"))]
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +23,17 @@ def postgres() -> Iterator[str]:
         yield server.url
 
 
+@pytest.fixture(scope="module")
+def object_storage() -> Iterator[str]:
+    with s3_server() as server:
+        yield server.url
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def store_url(request, tmp_path_factory) -> str:
-    if request.param == "postgres":
-        return request.getfixturevalue("postgres")
-    return str(tmp_path_factory.mktemp("chunks"))
+    if request.param == "lancedb":
+        return str(tmp_path_factory.mktemp("chunks"))
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -215,8 +216,13 @@ async def test_a_collection_takes_more_with_more_in_it(store, collection):
 
 async def test_a_place_that_cannot_be_reached_is_unavailable(store_url, tmp_path):
     (tmp_path / "file").touch()
-    lost = f"postgresql://127.0.0.1:{free_ports(1)[0]}/x" if "://" in store_url else str(tmp_path / "file" / "chunks")
-    store = open_store(lost)
+    store = open_store(
+        {
+            "postgresql": f"postgresql://127.0.0.1:{free_ports(1)[0]}/x",
+            "s3": "s3://nowhere/chunks",
+            "": str(tmp_path / "file" / "chunks"),
+        }[urlsplit(store_url).scheme]
+    )
     with pytest.raises(Unavailable):
         await store.create("vs_x", DIMENSIONS)
     await store.close()
