@@ -13,6 +13,7 @@ from backends.config import ModelConfig
 from backends.errors import InferenceError, ModelNotReady, ServingError, UpstreamTimeout
 from backends.statistics import ModelStatistics
 from backends.tensors import Buffer, Tensor
+from backends.trace import Trace
 
 Headers = Sequence[tuple[bytes, bytes]]
 """HTTP header fields in order, names in lower case."""
@@ -241,7 +242,8 @@ class InferRequest:
 
     `version` 0 is the latest. `outputs` are the names that are wanted, all where it is empty. `id` is the client's.
     `priority` and `timeout_us` are of the schedule policy extension, 0 where not given. `sequence_id` 0 or "": none.
-    `deadline` is in `time.monotonic()` seconds. `traceparent` is the trace context (W3C), empty without one.
+    `deadline` is in `time.monotonic()` seconds. `traceparent` is the trace context (W3C), empty without one. `trace` is
+    told what becomes of it, where that is wanted.
     """
 
     model: str
@@ -258,6 +260,7 @@ class InferRequest:
     deadline: float | None = None
     traceparent: str = ""
     tenant: str = ""
+    trace: Trace | None = None
 
 
 @dataclass(slots=True)

@@ -77,6 +77,8 @@ class Ensemble:
             is_decoupled=self.config.model_transaction_policy.decoupled,
             settle=lambda error: self._settled(batch, began_ns, error),
         )
+        if request.trace is not None:
+            request.trace.mark("QUEUE_START")
         run.begin(self._optional)
         return run
 

@@ -256,6 +256,7 @@ class Run:
             deadline=request.deadline,
             traceparent=request.traceparent,
             tenant=request.tenant,
+            trace=None if request.trace is None else request.trace.child(bound.model.config),
         )
         batch = inputs[0].shape[0] if bound.signature.is_batched and inputs and inputs[0].shape else 0
         bound.signature.admit(inner)
@@ -308,6 +309,8 @@ class Run:
         settle, self._settle = self._settle, None
         if settle is not None:
             settle(outcome)
+            if self._request.trace is not None:
+                self._request.trace.finish()
             self._hold(-1)
 
     def _hold(self, change: int) -> None:

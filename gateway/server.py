@@ -18,6 +18,7 @@ import uvloop
 
 from backends.errors import ServingError, Unavailable
 from ensembles.kinds import find_kind
+from gateway import pairs
 from gateway.access_log import AccessLog, NoLog
 from gateway.account import account
 from gateway.app import App
@@ -81,8 +82,9 @@ class ServerProcess:
         if is_installed():
             registry.library = self._library
         shared = None if settings.runtime_dir is None else settings.runtime_dir / "kserve.json"
-        dataplane = DataPlane(registry, SharedState(shared))
+        dataplane = DataPlane(registry, SharedState(shared, pairs.traces(settings.trace_config)))
         dataplane.questions = self._plane.questions
+        self._tracer = dataplane.tracer
         self._listener = listener
         self._grpc_listener = grpc_listener
         self._grpc_tls = tls_context(settings)
@@ -156,6 +158,7 @@ class ServerProcess:
             await asyncio.wait([*beside, warming], timeout=_FAREWELL_SECONDS)
             self._plane.telemetry.stop()
             self._plane.registry.close()
+            self._tracer.close()
             await self._library.close()
 
     async def _warm(self, first: asyncio.Event) -> None:

@@ -19,6 +19,7 @@ from backends.errors import (
 from backends.model import InferRequest, InferResponse, Models, Responses, TensorModel
 from backends.signature import Signature
 from backends.tensors import Tensor
+from backends.trace import Trace
 from backends.worker.frames import heads, tensors
 from backends.worker.messages import Control, Infer, Message, Respond
 
@@ -50,6 +51,7 @@ class Origin(NamedTuple):
     deadline: float | None = None
     traceparent: str = ""
     tenant: str = ""
+    trace: Trace | None = None
 
 
 class Begun(Protocol):

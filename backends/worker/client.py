@@ -64,6 +64,7 @@ class WorkerModel:
             request.sequence_end,
             0,
             request.traceparent,
+            traced=request.trace is not None,
         )
         return self._upstream().infer(infer, request)
 

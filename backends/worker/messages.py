@@ -28,7 +28,8 @@ class Infer(msgspec.Struct, array_like=True, tag="infer"):
     """Ask a model. `version` 0: the latest. `outputs` empty: all. `timeout_us` 0: none. `sequence_id` 0 or "": none.
 
     `parent` is the id of the request (as the other end knows it) in whose course a model asks, 0 outside of any.
-    `single`: a model asks that takes one response, so that a decoupled model has to be refused.
+    `single`: a model asks that takes one response, so that a decoupled model has to be refused. `traced`: the last
+    answer shall say when what happened.
     """
 
     id: int
@@ -46,6 +47,7 @@ class Infer(msgspec.Struct, array_like=True, tag="infer"):
     parent: int = 0
     traceparent: str = ""
     single: bool = False
+    traced: bool = False
 
 
 class Cancel(msgspec.Struct, array_like=True, tag="cancel"):
@@ -67,7 +69,8 @@ class Pace(msgspec.Struct, array_like=True, tag="pace"):
 class Respond(msgspec.Struct, array_like=True, tag="respond"):
     """An answer to `Infer`. `error` is empty or one of `backends.errors.Code`, `message` its text.
 
-    The last answer is `final`; it may be empty (no outputs, no error) and stands for nothing but the end then.
+    The last answer is `final`; it may be empty (no outputs, no error) and stands for nothing but the end then. `times`
+    of what was traced: when it began to wait, was executed (0: never) and was answered, in monotonic nanoseconds.
     """
 
     id: int
@@ -76,6 +79,7 @@ class Respond(msgspec.Struct, array_like=True, tag="respond"):
     final: bool = True
     error: str = ""
     message: str = ""
+    times: tuple[int, ...] = ()
 
 
 class Control(msgspec.Struct, array_like=True, tag="control"):

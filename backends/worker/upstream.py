@@ -98,6 +98,8 @@ class HostResponses:
             error = InferenceError(respond.message, _CODES.get(respond.error, Code.INTERNAL))
         outputs = tensors(respond.outputs, payload) if respond.outputs else []
         response = InferResponse(outputs, respond.parameters, error, respond.final)
+        if respond.times and self.origin.trace is not None:
+            self.origin.trace.worked(*respond.times)
         if (listener := self._listener) is not None:
             self._listener = None
             listener(response)
@@ -175,7 +177,7 @@ class Upstream:
         """Send a request under an id of this connection."""
         number = infer.id = self._next_id
         self._next_id = number + 1
-        origin = Origin(request.deadline, request.traceparent, request.tenant)
+        origin = Origin(request.deadline, request.traceparent, request.tenant, request.trace)
         responses = self.requests[number] = HostResponses(self, number, origin)
         self.send(infer, request.inputs)
         return responses

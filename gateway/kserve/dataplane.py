@@ -22,6 +22,7 @@ from gateway.kserve.classification import Labels, classify
 from gateway.kserve.log_settings import LogSettings
 from gateway.kserve.shared_memory import Regions
 from gateway.kserve.shared_state import SharedState
+from gateway.kserve.traces import tracer
 from gateway.questions import Questions, nobody
 from gateway.registry import Entry, Registry
 from gateway.tenants import ANYONE, Tenant
@@ -85,13 +86,14 @@ class DataPlane:
     """What both front ends of a server process ask.
 
     `regions` are the shared memory that clients have registered; `state` is what all server processes know, and
-    `questions` goes to their supervisor.
+    `questions` goes to their supervisor. Whoever takes requests in tells `tracer` of them.
     """
 
     def __init__(self, registry: Registry, state: SharedState | None = None) -> None:
         self.registry = registry
         self.state = SharedState() if state is None else state
         self.regions = Regions(self.state)
+        self.tracer = tracer(self.state)
         self.questions = Questions(nobody)
         self._logs = LogSettings()
         self._served: dict[tuple[str, int], Served] = {}

@@ -22,6 +22,7 @@ from gateway.kserve.http_request import json_bytes, read_inference
 from gateway.kserve.http_response import head_lines, write_inference
 from gateway.kserve.permits import is_free, permitted
 from gateway.kserve.routes import WORK, Route, Routes
+from gateway.kserve.traces import Traced
 from gateway.plane import Plane
 from gateway.telemetry import CLIENT_CLOSED_REQUEST, Exchange
 from gateway.tenants import ANYONE, Tenant
@@ -138,16 +139,20 @@ class KServe:
         watch.departure()
         stream = route.operation == "generate_stream"
         record.route(served.config.name, stream)
+        traced = self._dataplane.tracer.begin(served.config, "HTTP_RECV", "HTTP_SEND", record.started_at)
         run = self._infer if route.operation == "infer" else self._generate
-        if is_free(served, tenant):
-            await run(exchange, served, body)
-            return
-        text = bytes(body) if served.model.capabilities else b""
-        async with permitted(plane, tenant, served, record, text, stream=stream) as lines:
-            exchange.reply.wire.head_lines = lines
-            await run(exchange, served, body)
+        try:
+            if is_free(served, tenant):
+                await run(exchange, served, body, traced)
+                return
+            text = bytes(body) if served.model.capabilities else b""
+            async with permitted(plane, tenant, served, record, text, stream=stream) as lines:
+                exchange.reply.wire.head_lines = lines
+                await run(exchange, served, body, traced)
+        finally:
+            traced.end()
 
-    async def _infer(self, exchange: _Exchange, served: Served, body: bytes | bytearray) -> None:
+    async def _infer(self, exchange: _Exchange, served: Served, body: bytes | bytearray, traced: Traced) -> None:
         headers, reply, record = exchange.headers, exchange.reply, exchange.record
         if served.is_decoupled:
             raise InferenceError(
@@ -161,12 +166,14 @@ class KServe:
                 body = await asyncio.to_thread(decompress, body, encoding, limit)
         inference = read_inference(body, json_bytes(headers, len(body)), served, self._dataplane.regions)
         self._complete(inference.request, exchange)
+        inference.request.trace = traced.inner
         record.sent()
         responses = self._dataplane.infer(served, inference.request, inference.wanted)
         try:
             response = await anext(responses)
         finally:
             await responses.aclose()
+        traced.answering()
         if response.error is not None:
             raise response.error
         record.answered()
@@ -179,12 +186,13 @@ class KServe:
             parts = [await asyncio.to_thread(compress, parts, encoding) if is_large else compress(parts, encoding)]
         await reply.whole(200, lines, parts)
 
-    async def _generate(self, exchange: _Exchange, served: Served, body: bytes | bytearray) -> None:
+    async def _generate(self, exchange: _Exchange, served: Served, body: bytes | bytearray, traced: Traced) -> None:
         encoding = exchange.headers.get(b"content-encoding", b"identity")
         if encoding not in {b"", b"identity"}:
             raise InferenceError("Unsupported content-encoding, only 'identity' is supported.", Code.INVALID_ARG)
         request = generate.read(body, served)
         self._complete(request, exchange)
+        request.trace = traced.inner
         exchange.record.sent()
         responses = self._dataplane.infer(served, request)
         try:
@@ -192,6 +200,7 @@ class KServe:
                 await generate.stream(responses, request, served, exchange.reply, exchange.record)
             else:
                 answer = await generate.collect(responses, request, served)
+                traced.answering()
                 exchange.record.answered()
                 await exchange.reply.whole(200, _JSON, [answer])
         finally:

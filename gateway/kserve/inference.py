@@ -64,19 +64,21 @@ class Inference:
         translated, responses = self._begin(message, raw, served, call, tenant)
         try:
             response = await anext(responses, InferResponse())
+            translated.traced.answering()
+            if response.error is not None:
+                raise response.error
+            answer, rest = messages.write(
+                response,
+                served.config.name,
+                str(served.config.version),
+                translated.request.id,
+                translated.wanted,
+                streams=False,
+            )
+            return [answer.SerializeToString(), *contents.raw_outputs(rest)]
         finally:
             await responses.aclose()
-        if response.error is not None:
-            raise response.error
-        answer, rest = messages.write(
-            response,
-            served.config.name,
-            str(served.config.version),
-            translated.request.id,
-            translated.wanted,
-            streams=False,
-        )
-        return [answer.SerializeToString(), *contents.raw_outputs(rest)]
+            translated.traced.end()
 
     async def stream(self, call: Call) -> None:
         """Answer each request of a stream as its responses come; return once all are answered.
@@ -143,7 +145,13 @@ class Inference:
         translated = messages.read(message, raw, self._dataplane.regions)
         translated.request.tenant = tenant.name
         self._complete(translated, call)
-        return translated, self._dataplane.infer(served, translated.request, translated.wanted)
+        translated.traced = self._dataplane.tracer.begin(served.config, "GRPC_WAITREAD", "GRPC_SEND")
+        translated.request.trace = translated.traced.inner
+        try:
+            return translated, self._dataplane.infer(served, translated.request, translated.wanted)
+        except BaseException:
+            translated.traced.end()
+            raise
 
 
 def parse(body: Buffer) -> tuple[Any, list[Buffer]]:
@@ -206,6 +214,7 @@ class _Stream:
                     await self._write(messages.write_end(name, request_id), [])
         finally:
             await responses.aclose()
+            translated.traced.end()
 
     async def fail(self, name: str, id: str, error: ServingError) -> None:
         if self._ends_on_error:

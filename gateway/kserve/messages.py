@@ -13,6 +13,7 @@ from backends.tensors import ELEMENT_BYTES, Buffer, Tensor
 from gateway.kserve import contents
 from gateway.kserve.dataplane import Wanted
 from gateway.kserve.shared_memory import Regions
+from gateway.kserve.traces import UNTRACED, Traced
 
 _RESERVED = "triton_"
 _WITH_FINAL = "triton_enable_empty_final_response"
@@ -27,6 +28,7 @@ class Translated:
     request: InferRequest
     wanted: list[Wanted] = field(default_factory=list)
     ends_explicitly: bool = False
+    traced: Traced = UNTRACED
 
 
 def read(message: Any, raw: list[Buffer], regions: Regions) -> Translated:

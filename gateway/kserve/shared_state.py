@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,9 @@ _decode = msgspec.json.Decoder(Document).decode
 class SharedState:
     """The document in the file at `path`; in this process alone where that is None."""
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, traces: Mapping[str, Any] | None = None) -> None:
+        self.traces = traces or {}
+        """The trace settings of the start, by Triton's names."""
         self._path = path
         self._stamp: tuple[int, int] | None = None
         self._document = Document()

@@ -56,6 +56,7 @@ class Shortcut:
             or plane.draining
             or size > plane.settings.max_body_bytes
             or not _LONG_WAY.isdisjoint(headers)
+            or self._dataplane.tracer.is_on
         ):
             return False
         try:

@@ -27,7 +27,7 @@ _DEFAULTS: dict[str, Any] = {
 def settings_of(state: SharedState, model: str = "") -> dict[str, Any]:
     """The settings of a model, of the server without one."""
     traces = state.read().traces
-    return {**_DEFAULTS, **traces.get("", {}), **traces.get(model, {})}
+    return {**_DEFAULTS, **state.traces, **traces.get("", {}), **traces.get(model, {})}
 
 
 def apply(state: SharedState, model: str, wanted: Any) -> None:
@@ -41,7 +41,7 @@ def apply(state: SharedState, model: str, wanted: Any) -> None:
         for name, read in _READ.items()
         if name in wanted
     }
-    if (changed.get("trace_level") or ["OFF"]) != ["OFF"]:
+    if (changed.get("trace_level") or ["OFF"]) != ["OFF"] and not settings_of(state)["trace_file"]:
         raise InferenceError("Attempting to set invalid trace setting :trace file name is not given", Code.INVALID_ARG)
     with state.changing() as document:
         own = document.traces.setdefault(model, {})

@@ -60,6 +60,7 @@ class Request:
     is_paused: bool = False
     """Whoever asked said that it reads its answers too slowly."""
     key: bytes | None = None
+    began_ns: int = 0
 
 
 class Executor:
@@ -263,6 +264,7 @@ class Executor:
         for entry in batch.entries:
             request: Request = entry.owner
             request.worker = worker
+            request.began_ns = now_ns
             running[entry.infer.id] = request
         worker.link.send(Execute(batch.messages), batch.tensors)
         if self._limit_seconds is not None:
@@ -335,6 +337,8 @@ class Executor:
             if self._is_decoupled:
                 self.counters.statistics.first_response(time.monotonic_ns() - request.entry.arrived_ns)
         if respond.final:
+            if request.entry.infer.traced:
+                respond.times = request.entry.arrived_ns, request.began_ns, time.monotonic_ns()
             if request.asker.requests.pop(request.id, None) is None:
                 return  # it was answered when the model failed
             request.entry.owner = None  # the cycle would keep its tensors until the collector comes

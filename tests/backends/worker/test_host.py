@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from backends.config import ModelConfig
 from backends.errors import Code, InferenceError, InvalidRequest, ModelNotReady
 from backends.model import Endpoint, Endpoints, State
 from backends.worker.client import WorkerModel
@@ -66,6 +68,35 @@ async def test_a_host_keeps_nothing_of_large_requests(steady: RunningHost, model
     peak = Path(f"/proc/{steady.process.pid}/status").read_text().partition("VmHWM:")[2].split()[0]
     # Two payloads of 16 MB (of the test before) at a time, and the process itself.
     assert int(peak) < 100_000
+
+
+class Marks:
+    """A trace that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.times: tuple[int, ...] = ()
+
+    def child(self, config: ModelConfig) -> Marks:
+        raise NotImplementedError(config)
+
+    def mark(self, activity: str, ns: int = 0) -> None:
+        raise NotImplementedError(activity, ns)
+
+    def worked(self, queued_ns: int, began_ns: int, ended_ns: int) -> None:
+        self.times = queued_ns, began_ns, ended_ns
+
+    def finish(self) -> None:
+        raise NotImplementedError
+
+
+async def test_what_is_traced_is_told_when_it_waited_ran_and_ended(model: WorkerModel) -> None:
+    asked = request([3])
+    asked.trace = marks = Marks()
+    sent_ns = time.monotonic_ns()
+    assert values(await answer(model, asked)) == [[6]]
+    assert sorted(marks.times) == list(marks.times)
+    assert sent_ns < marks.times[0]
+    assert marks.times[2] < time.monotonic_ns()
 
 
 async def test_an_error_of_the_model_is_an_answer_with_its_code(model: WorkerModel) -> None:
