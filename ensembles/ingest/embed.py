@@ -13,12 +13,11 @@ from backends.errors import Code, InferenceError, InvalidRequest, ModelNotFound,
 Ask = Callable[[Sequence[str], str], Awaitable[list[bytes]]]
 """A vector of each text, by a model of this name, in one request."""
 
-_UNDER_WAY = 3
+_UNDER_WAY = 2  # one runs, the next one waits for its end
 _FIRST_TEXTS = 8
 _MOST_TEXTS = 256
 # A search that comes meanwhile waits for what is under way: so long a request is short enough for that, and long
-# enough for its own cost to be nothing.
-_SHORT_SECONDS = 0.06
+# enough for its own cost to be nothing. One of a single text may leave the model's other cores idle.
 _LONG_SECONDS = 0.15
 _FIRST_DELAY_SECONDS = 0.1
 _LONGEST_DELAY_SECONDS = 2.0
@@ -38,11 +37,12 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Queue:
-    """What waits for one model. `texts` is how many go into a request."""
+    """What waits for one model. `texts` go into a request; `answered_at` is when the last one was."""
 
     entries: deque[_Entry] = field(default_factory=deque)
     senders: set[asyncio.Task[None]] = field(default_factory=set)
     texts: int = _FIRST_TEXTS
+    answered_at: float = 0.0
 
 
 _Part = tuple[_Entry, int, int]
@@ -51,8 +51,15 @@ _Part = tuple[_Entry, int, int]
 class Embedder:
     """Collects the texts of all callers. Tasks that send live while there is something to send."""
 
-    def __init__(self, ask: Ask, *, first_delay_seconds: float = _FIRST_DELAY_SECONDS) -> None:
+    def __init__(
+        self,
+        ask: Ask,
+        *,
+        first_delay_seconds: float = _FIRST_DELAY_SECONDS,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self._ask = ask
+        self._clock = clock
         self._first_delay_seconds = first_delay_seconds
         self._queues: dict[str, _Queue] = {}
 
@@ -85,14 +92,16 @@ class Embedder:
 
     async def _send(self, model: str, queue: _Queue) -> None:
         while parts := _take(queue):
-            began_at = monotonic()
+            sent_at = self._clock()
             try:
                 await self._send_parts(model, parts)
             except BaseException:
                 for entry, _, _ in parts:
                     entry.done.cancel()
                 raise
-            _adapt(queue, sum(end - start for _, start, end in parts), monotonic() - began_at)
+            # Its own time begins where that of the one before it ends.
+            began_at, queue.answered_at = max(sent_at, queue.answered_at), self._clock()
+            _adapt(queue, sum(end - start for _, start, end in parts), queue.answered_at - began_at)
 
     async def _send_parts(self, model: str, parts: Sequence[_Part]) -> None:
         """Send until it is answered or nobody wants it any more. What the model refuses is sent part by part."""
@@ -157,5 +166,5 @@ def _fail(parts: Sequence[_Part], error: ServingError) -> None:
 def _adapt(queue: _Queue, count: int, seconds: float) -> None:
     if seconds > _LONG_SECONDS:
         queue.texts = max(1, queue.texts // 2)
-    elif seconds < _SHORT_SECONDS and count == queue.texts:
+    elif 2 * seconds < _LONG_SECONDS and count == queue.texts:
         queue.texts = min(_MOST_TEXTS, queue.texts * 2)

@@ -74,12 +74,31 @@ async def test_texts_of_several_callers_share_requests(embed, model):
 
 async def test_a_few_requests_are_under_way_at_once(embed, model):
     await embed(*map(str, range(200)))
-    assert model.most_under_way == 3
+    assert model.most_under_way == 2
 
 
 async def test_a_fast_model_gets_more_texts_a_request(embed, model):
     await embed(*map(str, range(2000)))
     assert len(model.asked[0]) < max(map(len, model.asked)) == 256
+
+
+async def test_a_request_is_not_made_smaller_for_having_waited_behind_another():
+    now = 0.0
+    asked: list[int] = []
+    turn = asyncio.Lock()
+
+    async def ask(texts: Sequence[str], name: str) -> list[bytes]:
+        nonlocal now
+        asked.append(len(texts))
+        async with turn:
+            await asyncio.sleep(0)
+            now += 0.01 * len(texts)
+        return [name.encode()] * len(texts)
+
+    embedder = Embedder(ask, clock=lambda: now)
+    await embedder.embed("model", ["a"] * 80)
+    await embedder.close()
+    assert asked == [8] * 10
 
 
 @pytest.mark.parametrize(
@@ -99,8 +118,8 @@ async def test_a_model_that_always_fails_is_given_up(embed, model):
 
 async def test_a_refused_text_fails_its_own_caller_alone(embed, model):
     model.gate.clear()
-    first = asyncio.create_task(embed(*"a" * 24))
-    await holds(lambda: model.under_way == 3)
+    first = asyncio.create_task(embed(*"a" * 16))
+    await holds(lambda: model.under_way == 2)
     good, bad = asyncio.create_task(embed("b")), asyncio.create_task(embed("bad"))
     await asyncio.sleep(0)
     model.gate.set()
@@ -113,8 +132,8 @@ async def test_a_refused_text_fails_its_own_caller_alone(embed, model):
 
 async def test_texts_of_a_caller_who_left_are_not_sent(embed, model):
     model.gate.clear()
-    held = asyncio.create_task(embed(*"a" * 24))
-    await holds(lambda: model.under_way == 3)
+    held = asyncio.create_task(embed(*"a" * 16))
+    await holds(lambda: model.under_way == 2)
     leaver = asyncio.create_task(embed("never"))
     await asyncio.sleep(0)
     leaver.cancel()
