@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from backends.config import ModelConfig
 from backends.engine.command import Command
@@ -11,6 +11,7 @@ from backends.errors import Code, InferenceError, ServingError
 from backends.model import Capability, Endpoints, Holdable, InferRequest, Models, TensorModel
 from backends.signature import Signature
 from backends.statistics import ModelStatistics
+from ensembles.endpointless import Endpointless
 from ensembles.execution import Bound, in_ensemble
 from ensembles.plan import Plan, plan
 from ensembles.run import Run
@@ -30,11 +31,10 @@ def connect(config: ModelConfig, endpoints: Endpoints, models: Models) -> Ensemb
     return Ensemble(config, models)
 
 
-class Ensemble:
+class Ensemble(Endpointless):
     """A `TensorModel` made of others, which are looked up when a request begins and kept for its life."""
 
     capabilities: frozenset[Capability] = frozenset()
-    parallelism: int | None = None
 
     def __init__(self, config: ModelConfig, models: Models) -> None:
         assert config.ensemble_scheduling is not None
@@ -85,16 +85,6 @@ class Ensemble:
     async def statistics(self) -> ModelStatistics:
         """What this server process has run of it; the supervisor adds up what all of them have."""
         return self.counted
-
-    def work(self) -> Mapping[str, int]:
-        """Nothing: its steps' models count theirs."""
-        return {}
-
-    def connections(self) -> tuple[int, int]:
-        return 0, 0
-
-    def close(self) -> None:
-        """Nothing to close: requests under way go on."""
 
     def _plan(self, outputs: tuple[str, ...]) -> Plan:
         found = self._plans.get(outputs)

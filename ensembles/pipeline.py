@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 from backends.config import ModelConfig
@@ -28,6 +28,7 @@ from ensembles.answering import chat_request, rag_query, recipe
 from ensembles.answering.chain import Chain, House
 from ensembles.answering.cited_chat import CitedChunks, fixed, whole
 from ensembles.answering.responding import respond
+from ensembles.endpointless import Endpointless
 
 _JSON = (b"content-type", b"application/json")
 _EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
@@ -44,14 +45,13 @@ def connect(config: ModelConfig, endpoints: Endpoints, models: Models) -> Pipeli
     return Pipeline(config, cast("House", models))
 
 
-class Pipeline:
+class Pipeline(Endpointless):
     """An `OpenAIModel`, and a `TensorModel`, made of a retrieval and the model that answers from it.
 
     Models are looked up by each request, so that it is always the version of now that is asked.
     """
 
     capabilities = frozenset({Capability.CHAT, Capability.RESPONSES, Capability.RETRIEVE})
-    parallelism: int | None = None
 
     def __init__(self, config: ModelConfig, house: House) -> None:
         self.config = config
@@ -96,16 +96,6 @@ class Pipeline:
     async def statistics(self) -> ModelStatistics:
         """Inferences of this server process; the supervisor adds up what all of them have."""
         return self.counted
-
-    def work(self) -> Mapping[str, int]:
-        """Nothing: its generator counts what it generates."""
-        return {}
-
-    def connections(self) -> tuple[int, int]:
-        return 0, 0
-
-    def close(self) -> None:
-        """Nothing to close: requests under way go on."""
 
     def _generator(self) -> OpenAIModel:
         return self._house.openai(self._recipe.generator)

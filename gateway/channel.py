@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections.abc import AsyncIterator
 
 import msgspec
 
@@ -53,6 +54,15 @@ class Channel:
             return _decoder.decode(body)
         except msgspec.DecodeError as error:
             raise ChannelError(f"A frame of the control channel is no message: {error}.") from error
+
+    async def __aiter__(self) -> AsyncIterator[ToServer | ToSupervisor]:
+        """All messages, until the other end is gone. Raises `ChannelError`."""
+        while True:
+            try:
+                message = await self.receive()
+            except EOFError:
+                return
+            yield message
 
     async def close(self) -> None:
         """Close it; the other end then reaches the end of the file. Idempotent."""

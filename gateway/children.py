@@ -18,12 +18,12 @@ from typing import Protocol
 
 from backends.engine import guard
 from gateway.channel import Channel, ChannelError
+from gateway.led import SETTINGS_VARIABLE
 from gateway.snapshot import Account, Ask, Counters, Drain, Inspect, Loads, Reload, Scrape, Serving, Snapshot, Told
 
 _logger = logging.getLogger(__name__)
 
 SERVER_ARGV = (sys.executable, "-m", "gateway.server")
-SETTINGS_VARIABLE = "TRITIUM_SERVER_SETTINGS"
 
 # Between the end of a process's channel and its exit.
 _EXIT_SECONDS = 1.0

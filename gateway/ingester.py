@@ -8,8 +8,6 @@ import fcntl
 import hashlib
 import logging
 import os
-import resource
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -25,13 +23,12 @@ from ensembles.answering.recipe import brings_documents
 from ensembles.ingest.jobs import Ingester
 from ensembles.ingest.parsers import Parsers
 from ensembles.kinds import find_kind
+from gateway import led
 from gateway.channel import Channel
 from gateway.library import embedder_of, library_of
 from gateway.registry import Registry
 from gateway.settings import Settings
 from gateway.snapshot import Account, Counters, Drain, Inspect, Loads, Scrape, Serving, Snapshot
-
-SETTINGS_VARIABLE = "TRITIUM_SERVER_SETTINGS"
 
 _MOST_PARSERS = 4
 _LOCK_SECONDS = 0.25
@@ -56,10 +53,7 @@ class IngesterProcess:
 
     async def run(self) -> int:
         """Work until told to leave (0) or until the supervisor is gone (1)."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._leaving.set)
-        for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal: the supervisor has them too
-            loop.add_signal_handler(number, lambda: None)
+        led.heed_signals(self._leaving.set)
         following = asyncio.create_task(self._follow())
         leaving = asyncio.create_task(self._leaving.wait())
         working = asyncio.create_task(self._work())
@@ -77,11 +71,7 @@ class IngesterProcess:
 
     async def _follow(self) -> None:
         """Do what the supervisor says, until its end of the channel closes."""
-        while True:
-            try:
-                message = await self._channel.receive()
-            except EOFError:
-                return
+        async for message in self._channel:
             if isinstance(message, Snapshot):
                 self._registry.apply(message)
                 self._news.set()
@@ -149,11 +139,10 @@ async def _alone(settings: Settings) -> AsyncIterator[str]:
 
 
 async def _run(control_fd: int) -> int:
-    settings = Settings.model_validate_json(os.environ.pop(SETTINGS_VARIABLE))
+    settings, channel = await led.begin(control_fd)
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
-    channel = await Channel.open(socket.socket(fileno=control_fd))
     return await IngesterProcess(settings, channel).run()
 
 
@@ -163,8 +152,7 @@ def main() -> None:
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--index", type=int, default=0)
     arguments = parser.parse_args()
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    led.open_many_files()
     sys.exit(uvloop.run(_run(arguments.control_fd)))
 
 

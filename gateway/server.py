@@ -6,8 +6,6 @@ import argparse
 import asyncio
 import gc
 import os
-import resource
-import signal
 import socket
 import sys
 from contextlib import suppress
@@ -18,7 +16,7 @@ import uvloop
 
 from backends.errors import ServingError, Unavailable
 from ensembles.kinds import find_kind
-from gateway import pairs
+from gateway import led, pairs
 from gateway.access_log import AccessLog, NoLog
 from gateway.account import account
 from gateway.app import App
@@ -44,8 +42,6 @@ from gateway.registry import Registry
 from gateway.settings import Settings
 from gateway.snapshot import Counters, Drain, Inspect, Loads, Reload, Scrape, Serving, Snapshot, Told
 from gateway.telemetry import Telemetry
-
-SETTINGS_VARIABLE = "TRITIUM_SERVER_SETTINGS"
 
 # Longer than what stands in front (60 s is usual): a proxy must be the one to close a connection that it may reuse.
 _KEEP_ALIVE_SECONDS = 75
@@ -116,10 +112,7 @@ class ServerProcess:
 
     async def run(self) -> int:
         """Serve until drained (0) or until the supervisor is gone (1)."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._drain_asked.set)
-        for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal: the supervisor has them too
-            loop.add_signal_handler(number, lambda: None)
+        led.heed_signals(self._drain_asked.set)
         self._plane.telemetry.start()
         first = asyncio.Event()
         following = asyncio.create_task(self._follow(first))
@@ -178,11 +171,7 @@ class ServerProcess:
     async def _follow(self, first: asyncio.Event) -> None:
         """Do what the supervisor says, until its end of the channel closes."""
         plane = self._plane
-        while True:
-            try:
-                message = await self._channel.receive()
-            except EOFError:
-                return
+        async for message in self._channel:
             if isinstance(message, Snapshot):
                 plane.telemetry.know(status.config.name for status in message.models)
                 plane.registry.apply(message)
@@ -222,8 +211,7 @@ class ServerProcess:
 
 
 async def _run(listen_fd: int, control_fd: int, index: int, grpc_fd: int | None) -> int:
-    settings = Settings.model_validate_json(os.environ.pop(SETTINGS_VARIABLE))
-    channel = await Channel.open(socket.socket(fileno=control_fd))
+    settings, channel = await led.begin(control_fd)
     grpc_listener = None if grpc_fd is None else socket.socket(fileno=grpc_fd)
     return await ServerProcess(settings, socket.socket(fileno=listen_fd), channel, index, grpc_listener).run()
 
@@ -236,8 +224,7 @@ def main() -> None:
     parser.add_argument("--index", type=int, default=0)
     parser.add_argument("--grpc-fd", type=int)
     arguments = parser.parse_args()
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    led.open_many_files()
     sys.exit(uvloop.run(_run(arguments.listen_fd, arguments.control_fd, arguments.index, arguments.grpc_fd)))
 
 

@@ -85,3 +85,10 @@ async def test_sending_to_nobody_fails(ends: tuple[Channel, Channel]) -> None:
     await ends[1].close()
     with pytest.raises(ConnectionError):
         await ends[0].send(Counters(1, bytes(2_000_000)))
+
+
+async def test_whoever_reads_all_messages_is_done_when_the_other_end_is_gone(ends: tuple[Channel, Channel]) -> None:
+    await ends[0].send(Scrape(1))
+    await ends[0].send(Scrape(2))
+    await ends[0].close()
+    assert [message async for message in ends[1]] == [Scrape(1), Scrape(2)]

@@ -18,7 +18,7 @@ import pytest
 from backends.config import ModelConfig
 from backends.model import Endpoint, State
 from gateway.channel import Channel
-from gateway.server import SETTINGS_VARIABLE
+from gateway.led import SETTINGS_VARIABLE
 from gateway.settings import Settings
 from gateway.snapshot import Counters, Drain, ModelStatus, Scrape, Serving, Snapshot
 from gateway.telemetry import Payload

@@ -10,7 +10,7 @@ from backends.config import ModelConfig, SequenceBatching
 from backends.errors import InferenceError
 from backends.tensors import Tensor
 from backends.worker.messages import Infer
-from backends.worker.scheduling.controls import Controls, states_of
+from backends.worker.scheduling.controls import Controls
 from backends.worker.scheduling.kinship import are_kin, kinship_of
 from backends.worker.scheduling.scheduler import Batch, Entry, Ordering, States
 from backends.worker.scheduling.sequences import Sequence, Sequences
@@ -22,11 +22,10 @@ class Direct:
     def __init__(self, config: ModelConfig, batching: SequenceBatching, instances: int) -> None:
         """Raises `InvalidRequest` where the initial states cannot be read."""
         self.ordering: Ordering | None = None
-        self._kept = states_of(config)
-        self.states: States | None = self._kept
         self._slots = max(1, config.max_batch_size)
         self._controls = Controls(config)
         self._sequences = Sequences(config, self._controls, instances, self._slots)
+        self.states: States | None = self._sequences.states
         self._kinship = kinship_of(config)
         direct = batching.direct
         self._least = self._slots * direct.minimum_slot_utilization if direct is not None else 0.0
@@ -69,11 +68,10 @@ class Direct:
 
     def retry(self, entry: Entry, now_ns: int) -> None:
         del now_ns
-        self._sequences.failed.append((entry, self._sequences.loss(entry.infer.sequence_id)))
+        self._sequences.forsake(entry)
 
     def again(self, entry: Entry, now_ns: int) -> None:
-        entry.queued_ns = now_ns
-        self._sequences.again(entry)
+        self._sequences.again(entry, now_ns)
 
     def cancel(self, entry: Entry) -> bool:
         entry.is_cancelled = True
@@ -83,10 +81,8 @@ class Direct:
         return True
 
     def expired(self, now_ns: int) -> list[tuple[Entry, InferenceError]]:
-        sequences = self._sequences
-        sequences.expire(now_ns)
-        failed, sequences.failed = sequences.failed, []
-        return failed
+        self._sequences.expire(now_ns)
+        return self._sequences.take_failed()
 
     def wake_at(self) -> int | None:
         if self._sequences.failed:
@@ -114,7 +110,7 @@ class Direct:
                 message, its_tensors = self._controls.fill(first.infer, first_tensors)
             else:
                 entry = sequences.next(sequence)
-                message, its_tensors = entry.infer, self._dress(entry, sequence)
+                message, its_tensors = entry.infer, sequences.dress(entry)
                 entries.append(entry)
                 sequence.running = 1
             messages.append(message)
@@ -124,8 +120,3 @@ class Direct:
             if not (sequence.is_open or sequence.entries or self._is_iterative):
                 sequences.leave(sequence)
         return Batch(entries, messages, tensors, len(messages), list(ready.values()))
-
-    def _dress(self, entry: Entry, sequence: Sequence) -> list[Tensor]:
-        if self._kept is not None and entry.infer.sequence_start:
-            sequence.states = self._kept.initial
-        return self._controls.dress(entry, sequence.ids, sequence.states)

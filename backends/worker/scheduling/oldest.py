@@ -10,7 +10,7 @@ from backends.config import DynamicBatching, ModelConfig
 from backends.config import Oldest as Strategy
 from backends.errors import InferenceError
 from backends.tensors import Tensor
-from backends.worker.scheduling.controls import Controls, states_of
+from backends.worker.scheduling.controls import Controls
 from backends.worker.scheduling.dynamic import Dynamic
 from backends.worker.scheduling.ordering import ArrivalOrder
 from backends.worker.scheduling.scheduler import Batch, Entry, Ordering, States
@@ -23,11 +23,9 @@ class Oldest:
     def __init__(self, config: ModelConfig, oldest: Strategy, instances: int) -> None:
         """Raises `InvalidRequest` where the initial states cannot be read."""
         self.ordering: Ordering | None = ArrivalOrder() if oldest.preserve_ordering else None
-        self._kept = states_of(config)
-        self.states: States | None = self._kept
-        self._controls = Controls(config)
         candidates = oldest.max_candidate_sequences or max(1, config.max_batch_size)
-        self._sequences = Sequences(config, self._controls, instances, candidates)
+        self._sequences = Sequences(config, Controls(config), instances, candidates)
+        self.states: States | None = self._sequences.states
         batching = DynamicBatching(oldest.preferred_batch_size, oldest.max_queue_delay_microseconds)
         self._batchers = [Dynamic(config, batching) for _ in range(instances)]
 
@@ -50,11 +48,8 @@ class Oldest:
             return None
         tensors: list[Tensor] = []
         for entry in batch.entries:
-            sequence: Sequence = entry.sequence
-            if self._kept is not None and entry.infer.sequence_start:
-                sequence.states = self._kept.initial
-            tensors += self._controls.dress(entry, sequence.ids, sequence.states)
-            batch.slots.append(sequence)
+            tensors += self._sequences.dress(entry)
+            batch.slots.append(entry.sequence)
         batch.tensors = tensors
         return batch
 
@@ -68,17 +63,16 @@ class Oldest:
     def lost(self, instance: int, now_ns: int) -> None:
         sequences = self._sequences
         for entry in self._batchers[instance].clear():
-            sequences.failed.append((entry, sequences.loss(entry.infer.sequence_id)))
+            sequences.forsake(entry)
         sequences.lose(instance, now_ns)
         self._advance_seated(now_ns)
 
     def retry(self, entry: Entry, now_ns: int) -> None:
         del now_ns
-        self._sequences.failed.append((entry, self._sequences.loss(entry.infer.sequence_id)))
+        self._sequences.forsake(entry)
 
     def again(self, entry: Entry, now_ns: int) -> None:
-        entry.queued_ns = now_ns
-        self._sequences.again(entry)
+        self._sequences.again(entry, now_ns)
 
     def cancel(self, entry: Entry) -> bool:
         entry.is_cancelled = True
@@ -92,11 +86,9 @@ class Oldest:
         return True
 
     def expired(self, now_ns: int) -> list[tuple[Entry, InferenceError]]:
-        sequences = self._sequences
-        sequences.expire(now_ns)
+        self._sequences.expire(now_ns)
         self._advance_seated(now_ns)
-        failed, sequences.failed = sequences.failed, []
-        return failed
+        return self._sequences.take_failed()
 
     def wake_at(self) -> int | None:
         if self._sequences.failed:

@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 from backends.config import ModelConfig
 from backends.errors import Code, InferenceError
 from backends.tensors import Tensor
-from backends.worker.scheduling.controls import Controls, Id
+from backends.worker.scheduling.controls import Controls, Id, states_of
 from backends.worker.scheduling.scheduler import Entry
 
 DEFAULT_IDLE_US = 1_000_000
@@ -46,10 +46,13 @@ class Sequences:
 
     `slots[instance]` has what sits in each. `seated` are those that may have got on and were not looked at since,
     `failed` the requests that cannot run any more; whoever schedules empties both. `waiting` counts their entries.
+    `states` are what the model keeps of each, None where it keeps nothing.
     """
 
     def __init__(self, config: ModelConfig, controls: Controls, instances: int, slots: int) -> None:
+        """Raises `InvalidRequest` where the initial states cannot be read."""
         assert config.sequence_batching is not None
+        self.states = states_of(config)
         self._model = config.name
         self._controls = controls
         self._idle_ns = 1000 * (config.sequence_batching.max_sequence_idle_microseconds or DEFAULT_IDLE_US)
@@ -96,8 +99,9 @@ class Sequences:
         self.waiting += 1
         return sequence
 
-    def again(self, entry: Entry) -> None:
+    def again(self, entry: Entry, now_ns: int) -> None:
         """Put an entry that its model wants once more at the end of its sequence; it is not the first any more."""
+        entry.queued_ns = now_ns
         infer = entry.infer
         infer.sequence_start = False
         infer.inputs = infer.inputs[: len(entry.tensors)]
@@ -113,6 +117,13 @@ class Sequences:
         entry.is_waiting = False
         self.waiting -= 1
         return entry
+
+    def dress(self, entry: Entry) -> list[Tensor]:
+        """Give an entry's message its control inputs and its sequence's states; returns all tensors of it."""
+        sequence: Sequence = entry.sequence
+        if self.states is not None and entry.infer.sequence_start:
+            sequence.states = self.states.initial
+        return self._controls.dress(entry, sequence.ids, sequence.states)
 
     def cancel(self, entry: Entry) -> None:
         """An entry that has not run is not wanted. Without its first request a sequence cannot go on."""
@@ -171,7 +182,16 @@ class Sequences:
                 self._close(sequence)
                 self._lost[sequence.id] = now_ns + self._idle_ns
             while sequence.entries:
-                self._fail(self.next(sequence), self.loss(sequence.id))
+                self._fail(self.next(sequence), self._loss(sequence.id))
+
+    def forsake(self, entry: Entry) -> None:
+        """An entry was with an instance that is gone, and so is its sequence."""
+        self.failed.append((entry, self._loss(entry.infer.sequence_id)))
+
+    def take_failed(self) -> list[tuple[Entry, InferenceError]]:
+        """What has failed, which is told once."""
+        failed, self.failed = self.failed, []
+        return failed
 
     def expire(self, now_ns: int) -> None:
         """Sequences that were idle for too long give up their slots."""
@@ -193,21 +213,13 @@ class Sequences:
             heappop(due)
         return due[0][0] if due else None
 
-    def loss(self, sequence_id: Id) -> InferenceError:
-        """What is said to requests of a sequence whose instance died."""
-        return InferenceError(
-            f"sequence {sequence_id} of model '{self._model}' was lost with the instance that served it;"
-            " begin it again with the START flag",
-            Code.UNAVAILABLE,
-        )
-
     def _begin(self, entry: Entry, now_ns: int) -> Sequence:
         sequence_id = entry.infer.sequence_id
         lost_until_ns = self._lost.pop(sequence_id, 0) if self._lost else 0
         if not entry.infer.sequence_start:
             if lost_until_ns > now_ns:
                 self._lost[sequence_id] = lost_until_ns
-                raise self.loss(sequence_id)
+                raise self._loss(sequence_id)
             raise self._unknown(sequence_id)
         sequence = Sequence(sequence_id, self._controls.ids(sequence_id), now_ns)
         self._open[sequence_id] = sequence
@@ -247,6 +259,14 @@ class Sequences:
             self.waiting -= 1
         entry.tensors = []
         self.failed.append((entry, error))
+
+    def _loss(self, sequence_id: Id) -> InferenceError:
+        """What is said to requests of a sequence whose instance died."""
+        return InferenceError(
+            f"sequence {sequence_id} of model '{self._model}' was lost with the instance that served it;"
+            " begin it again with the START flag",
+            Code.UNAVAILABLE,
+        )
 
     def _unknown(self, sequence_id: Id) -> InferenceError:
         return self._refusal(
