@@ -22,6 +22,8 @@ CONVERTED := model_repository/$(DEMO)/1/hf/converted_from.json
 ENGINES_DIR := $(or $(TRITIUM_ENGINES_DIR),.engines)
 PYTHON ?=
 export PYTHON
+# Tests start hundreds of processes: without kept bytecode each would compile the whole project.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: serve test test-fast test-slow test-gpu check format bench bench-routing bench-cache bench-infer bench-rag lock clean venv venv-dev weights test-weights engine-llamacpp engine-vllm engine-transformers engine-tensorrtllm engine-sglang engines services
 
@@ -32,7 +34,7 @@ serve: venv weights engine-$(ENGINE)
 test: test-fast test-slow
 
 test-fast: venv-dev
-	@.venv/bin/python -m pytest -m "not engine and not slow and not gpu" $(ARGS)
+	@.venv/bin/python -m pytest -m "not engine and not slow and not gpu" -n 2 --dist loadfile $(ARGS)
 
 test-slow: venv-dev test-weights engines services
 	@.venv/bin/python -m pytest -m "engine or slow" $(ARGS)

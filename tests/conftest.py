@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from backends.weights import missing
 from tests.postgres_servers import postgres_server
@@ -16,6 +17,10 @@ from tests.servers import ROOT, Tritium, echo_repository, serving, unavailable
 DEMO_MODEL = "smollm2-135m-instruct"
 ENGINE_TIMEOUT_SECONDS = 600
 FAULTS = Path(__file__).with_name("faults")
+
+# How long an example takes depends on what else the machine does; each test has its timeout.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

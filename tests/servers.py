@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -26,6 +27,9 @@ ROOT = Path(__file__).parents[1]
 TRITIUM = str(Path(sys.executable).with_name("tritium"))
 START_SECONDS = 90.0
 STOP_SECONDS = 45.0
+
+# No port twice in a process, and from another place in each of those that run at once.
+_ports = (10_000 + number % 10_000 for number in itertools.count(os.getpid() * 331))
 
 
 @dataclass(slots=True)
@@ -133,12 +137,19 @@ def echo_repository(folder: Path, models: Mapping[str, Mapping[str, Any]]) -> Pa
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that were free just now, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
+    """Ports that were free just now, all different.
+
+    They lie below those that the kernel gives away, so that nobody is given one before it is listened on.
+    """
+    return list(itertools.islice(filter(_is_free, _ports), count))
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 def status(url: str) -> int:

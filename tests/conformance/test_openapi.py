@@ -35,9 +35,11 @@ PASSED_ON = SCHEMA.include(path=[operation.path for operation in OPERATIONS], me
 few = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritium]:
-    with serving(echo_repository(tmp_path_factory.mktemp("models"), {"echo": {}}), "--no-access-log") as server:
+# Beside a parameter schemathesis 4 tells operations apart in pytest 9.2's ids, each of which pytest-xdist runs once.
+@pytest.fixture(scope="module", params=["echo"])
+def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Tritium]:
+    repository = echo_repository(tmp_path_factory.mktemp("models"), {request.param: {}})
+    with serving(repository, "--no-access-log") as server:
         yield server
 
 
@@ -59,6 +61,7 @@ def test_files_and_vector_stores_answer_as_the_document_says(case: schemathesis.
     case.call_and_validate(base_url=server.url, excluded_checks=[positive_data_acceptance])
 
 
+@pytest.mark.slow
 @SCHEMA.include(path_regex="^/v2(?!/rerank)").parametrize()
 @few
 def test_kserves_operations_answer_as_the_document_says(case: schemathesis.Case, server: Tritium) -> None:
@@ -68,6 +71,7 @@ def test_kserves_operations_answer_as_the_document_says(case: schemathesis.Case,
     assert "failed to serve" not in answer.text
 
 
+@pytest.mark.slow
 @PASSED_ON.parametrize()
 @few
 def test_what_reaches_an_engine_is_answered_as_the_document_says(case: schemathesis.Case, server: Tritium) -> None:

@@ -13,7 +13,9 @@ from gateway.kserve.compression import accepted, compress, decompress
 BODY = b"tensors " * 100
 
 
-@pytest.mark.parametrize(("packed", "name"), [(gzip.compress(BODY), b"gzip"), (zlib.compress(BODY), b"deflate")])
+@pytest.mark.parametrize(
+    ("packed", "name"), [(gzip.compress(BODY), b"gzip"), (zlib.compress(BODY), b"deflate")], ids=["gzip", "deflate"]
+)
 def test_a_body_is_unpacked_up_to_the_limit(packed: bytes, name: bytes) -> None:
     assert decompress(packed, name, len(BODY)) == BODY
     with pytest.raises(BodyTooLarge, match="over the limit of 799 bytes"):
