@@ -14,6 +14,8 @@ from gateway.client import Server
 from tests.clients.rag_served import FRUIT, RagServed, serving_rag
 from tests.servers import TRITIUM
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RagServed]:

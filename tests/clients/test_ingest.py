@@ -147,6 +147,7 @@ def test_the_command_exits_with_one_where_a_file_failed(server, tmp_path):
     assert "0 ingested" in done.stdout
 
 
+@pytest.mark.slow
 def test_an_ingester_that_is_killed_is_replaced_and_its_files_completed(server, ingested, folder):
     ingested(folder)
     (pid,) = ingesters(server)
