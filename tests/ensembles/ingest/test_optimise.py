@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from time import monotonic
 
 import pytest
 
@@ -20,10 +21,12 @@ class Library:
         self.done: list[str] = []
         self.stores: list[str] = []
         self.errors: list[ServingError] = []
+        self.takes_seconds = 0.0
 
     async def optimise(self, store_id: str) -> None:
         if self.errors:
             raise self.errors.pop()
+        await asyncio.sleep(self.takes_seconds)
         self.done.append(store_id)
 
     async def collections(self) -> list[str]:
@@ -65,6 +68,18 @@ async def test_a_long_burst_is_optimised_meanwhile(library):
         note("a", 999)
         note("b", 1000)
         await holds(lambda: library.done == ["b"])
+
+
+async def test_a_store_that_takes_long_rests_four_times_as_long(library):
+    library.takes_seconds = 0.1
+    async with optimising(library, quiet_seconds=60) as note:
+        note("a", 1000)
+        await holds(lambda: library.done == ["a"])
+        began_at = monotonic()
+        for _ in range(64):
+            note("a", 1)
+        await holds(lambda: library.done == ["a", "a"])
+        assert monotonic() - began_at > 0.45
 
 
 async def test_all_stores_are_optimised_soon_after_the_start_and_now_and_then(library):
