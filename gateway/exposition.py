@@ -46,7 +46,7 @@ def gateway_families(
     totals = _totals(payload for _, payload in parts)
     yield from _model_totals(totals.values())
     yield from _reroutings(totals.values())
-    yield from families(((total.name, total.pipeline) for total in totals.values() if total.pipeline), _observe)
+    yield from families(((total.name, total.pipeline) for total in totals.values() if total.pipeline), observe)
     yield from _model_gauges(totals, [payload for _, payload in living])
     yield from _process_families(living)
     dropped = CounterMetricFamily("tritium_access_log_lines_dropped", "Access log lines that found no room.")
@@ -103,6 +103,12 @@ def statistics_of(payloads: Iterable[Payload]) -> dict[tuple[str, int], ModelSta
         for key, part in payload.statistics.items():
             totals.setdefault(key, ModelStatistics()).merge(part)
     return totals
+
+
+def observe(family: HistogramMetricFamily, labels: Sequence[str], histogram: Histogram) -> None:
+    """Add one histogram to a family."""
+    bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
+    family.add_metric(labels, list(zip(bounds, accumulate(histogram.counts), strict=True)), histogram.sum)
 
 
 def _join(families: dict[str, Metric], owners: dict[str, str], family: Metric, own: Mapping[str, str]) -> None:
@@ -190,10 +196,10 @@ def _model_totals(totals: Iterable[ModelMetrics]) -> Iterator[Metric]:
             errors.add_metric([model.name, kind], value)
         prompt.add_metric([model.name], model.prompt_tokens)
         completion.add_metric([model.name], model.completion_tokens)
-        _observe(wait, [model.name], model.queue_wait)
-        _observe(ttft, [model.name], model.ttft)
-        _observe(gap, [model.name], model.inter_token)
-        _observe(overhead, [model.name], model.overhead)
+        observe(wait, [model.name], model.queue_wait)
+        observe(ttft, [model.name], model.ttft)
+        observe(gap, [model.name], model.inter_token)
+        observe(overhead, [model.name], model.overhead)
     yield from (requests, disconnects, errors, prompt, completion, wait, ttft, gap, overhead)
 
 
@@ -251,7 +257,7 @@ def _process_families(living: Iterable[tuple[str, Payload]]) -> Iterator[Metric]
         "tritium_event_loop_lag_max_seconds", "The longest lag of the last minute.", labels=["process"]
     )
     for index, payload in living:
-        _observe(lag, [index], payload.lag)
+        observe(lag, [index], payload.lag)
         longest.add_metric([index], payload.lag_max_seconds)
     yield from (lag, longest)
 
@@ -271,8 +277,3 @@ def _engine_state_families(statuses: Iterable[ModelStatus]) -> Iterator[Metric]:
         for each in State:
             state.add_metric([name, each.value], each in now)
     yield from (restarted, state, ready)
-
-
-def _observe(family: HistogramMetricFamily, labels: Sequence[str], histogram: Histogram) -> None:
-    bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
-    family.add_metric(labels, list(zip(bounds, accumulate(histogram.counts), strict=True)), histogram.sum)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+import msgspec
 import uvloop
 
 from backends.config import ModelConfig
@@ -25,6 +26,7 @@ from ensembles.ingest.parsers import Parsers
 from ensembles.kinds import find_kind
 from gateway import led
 from gateway.channel import Channel
+from gateway.ingestion_metrics import IngestionTally
 from gateway.library import embedder_of, library_of
 from gateway.registry import Registry
 from gateway.settings import Settings
@@ -33,6 +35,7 @@ from gateway.snapshot import Account, Counters, Drain, Inspect, Loads, Scrape, S
 _MOST_PARSERS = 4
 _LOCK_SECONDS = 0.25
 _DOCUMENTS_SECONDS = 10.0
+_COUNT_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +51,7 @@ class IngesterProcess:
         )
         self._library = library_of(settings, self._registry)
         self._registry.library = self._library
+        self._tally = IngestionTally()
         self._leaving = asyncio.Event()
         self._news = asyncio.Event()
 
@@ -77,7 +81,7 @@ class IngesterProcess:
                 self._news.set()
                 await self._channel.send(Serving(os.getpid()))
             elif isinstance(message, Scrape):
-                await self._channel.send(Counters(message.id, b""))
+                await self._channel.send(Counters(message.id, msgspec.msgpack.encode(self._tally)))
             elif isinstance(message, Loads):
                 self._registry.hear(message.loads)
             elif isinstance(message, Inspect):
@@ -93,10 +97,21 @@ class IngesterProcess:
         async with _alone(self._settings) as name:
             parsers = Parsers(min(_MOST_PARSERS, os.cpu_count() or 1))
             embedder = embedder_of(self._settings, self._registry)
-            ingester = Ingester(self._library, self._registry, embedder, parsers, worker=name)
+            ingester = Ingester(self._library, self._registry, embedder, parsers, worker=name, watch=self._tally)
             async with asyncio.TaskGroup() as group:
                 group.create_task(ingester.run())
                 group.create_task(self._keep_documents())
+                group.create_task(self._count_waiting())
+
+    async def _count_waiting(self) -> None:
+        """Beside the scrapes: whoever does not answer those at once is taken for dead."""
+        while True:
+            if self._library.is_begun():
+                try:
+                    self._tally.waiting = await self._library.jobs.waiting()
+                except ServingError:
+                    self._tally.waiting = None
+            await asyncio.sleep(_COUNT_SECONDS)
 
     async def _keep_documents(self) -> None:
         """Keep the documents of pipelines in their stores, whenever a pipeline is new or has changed."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+
+from prometheus_client import Metric
 
 from ensembles.answering.recipe import brings_documents
 from gateway.children import ServerChild
+from gateway.exposition import observe
+from gateway.ingestion_metrics import IngestionLedger, families
 from gateway.library import place_of
 from gateway.settings import Settings
 from gateway.snapshot import Snapshot
@@ -26,9 +30,15 @@ class Ingestion:
         self._place = place_of(settings)
         self._snapshot = snapshot
         self._leaving = asyncio.Event()
+        self._ledger = IngestionLedger()
         self.child = ServerChild(
-            0, None, snapshot, _NoLedger(), settings_json=settings_json, argv=INGESTER_ARGV, name="the ingester"
+            0, None, snapshot, self._ledger, settings_json=settings_json, argv=INGESTER_ARGV, name="the ingester"
         )
+
+    async def families(self, timeout_seconds: float) -> Iterable[Metric]:
+        """What its processes have counted. One that does not answer in time has counted what it last told."""
+        await self.child.collect(timeout_seconds)
+        return families(self._ledger.total(), observe)
 
     def drain(self) -> None:
         """Have it give back what it has under way, and exit; `run` then returns."""
@@ -54,13 +64,3 @@ class Ingestion:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._leaving.wait()
-
-
-class _NoLedger:
-    """Its counters are in the database, where every process sees them."""
-
-    def keep(self, key: str, payload: bytes) -> None:
-        pass
-
-    def bury(self, key: str) -> None:
-        pass

@@ -82,7 +82,8 @@ class Ledger:
 class MetricsServer:
     """HTTP on the metrics port: `/metrics`, `/metrics/engines`, `/health`. Bound once `start` has returned.
 
-    `counters` asks the server processes: (process index, or `DEAD` before it, and payload) each.
+    `counters` asks the server processes: (process index, or `DEAD` before it, and payload) each; `ingested` tells
+    what the ingester has counted.
     """
 
     def __init__(
@@ -91,12 +92,14 @@ class MetricsServer:
         counters: Callable[[], Awaitable[list[tuple[str, bytes]]]],
         statuses: Callable[[], Sequence[ModelStatus]],
         version: str,
+        ingested: Callable[[], Awaitable[Iterable[Metric]]] | None = None,
     ) -> None:
         self.host = settings.metrics_address or settings.host
         self.port = settings.metrics_port
         self._counters = counters
         self._statuses = statuses
         self._version = version
+        self._ingested = ingested
         self._tenants = TenantLabels(settings.tenant_labels)
         self._machine = Machine(has_cpus=settings.allow_cpu_metrics, has_gpus=settings.allow_gpu_metrics)
         self._latencies = pairs.metrics(settings.metrics_config)
@@ -143,6 +146,8 @@ class MetricsServer:
         registry = CollectorRegistry()
         registry.register(_Families(gateway_families(parts, self._statuses(), self._version)))
         registry.register(_Families(self._tenants.families(sums(payload.tenants for _, payload in parts))))
+        if self._ingested is not None:
+            registry.register(_Families(await self._ingested()))
         ProcessCollector(registry=registry)
         families = [
             *triton_metrics.model_families(await self._versions([payload for _, payload in parts]), self._latencies),

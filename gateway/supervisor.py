@@ -110,7 +110,13 @@ class _Supervisor:
             for index, listener in enumerate(listeners)
         ]
         self._ingestion = Ingestion(settings, settings_json, lambda: self._snapshot)
-        self._metrics = MetricsServer(settings, self._counters, lambda: self._snapshot.models, version("tritium"))
+        self._metrics = MetricsServer(
+            settings,
+            self._counters,
+            lambda: self._snapshot.models,
+            version("tritium"),
+            lambda: self._ingestion.families(_SCRAPE_SECONDS),
+        )
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()

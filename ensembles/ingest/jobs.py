@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from backends.errors import ModelNotFound, ModelNotReady, ServingError, Unavailable
@@ -47,6 +48,28 @@ class Pace:
     longest_delay_seconds: float = 5.0
 
 
+class Watch(Protocol):
+    """Who is told what was done."""
+
+    def took(self, stage: str, seconds: float) -> None:
+        """A file was so long in a stage: `parse`, `embed`, `index`. Its wait there counts."""
+        ...
+
+    def ended(self, outcome: str, chunks: int = 0) -> None:
+        """A file is `completed`, was `cancelled` or deleted, or has failed, by the code of its error."""
+        ...
+
+
+class Unwatched:
+    """Nobody is told."""
+
+    def took(self, stage: str, seconds: float) -> None:
+        pass
+
+    def ended(self, outcome: str, chunks: int = 0) -> None:
+        pass
+
+
 class Ingester:
     """Does a library's jobs. `embedder` names the model for stores without one, `worker` this process."""
 
@@ -59,6 +82,7 @@ class Ingester:
         *,
         worker: str,
         pace: Pace | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._library = library
         self._models = models
@@ -66,6 +90,7 @@ class Ingester:
         self._parsers = parsers
         self._worker = worker
         self._pace = pace or Pace()
+        self._watch = watch or Unwatched()
         self._embedder = Embedder(library.embed)
         self._optimiser = Optimiser(library)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -158,22 +183,35 @@ class Ingester:
         name, reader = await self._patiently(lambda: self._reader(job))
         path = self._library.jobs.content(job)
         try:
-            pieces = await self._parsers.parse(path, job.filename, reader, job.chunking)
+            with self._stage("parse"):
+                pieces = await self._parsers.parse(path, job.filename, reader, job.chunking)
         except FileNotFoundError as error:
             raise Unavailable("The file's content is gone.") from error
-        vectors = await self._embedder.embed(name, [piece.embedded for piece in pieces])
+        with self._stage("embed"):
+            vectors = await self._embedder.embed(name, [piece.embedded for piece in pieces])
         chunks = [
             Chunk(job.file_id, job.filename, ordinal, piece.text, piece.page, piece.heading, vector=vector)
             for ordinal, (piece, vector) in enumerate(zip(pieces, vectors, strict=True))
         ]
         # One after the other in each store: changes of one that meet are tried again, at five times the cost.
-        async with self._turns.setdefault(job.store_id, asyncio.Lock()):
-            is_done = await self._patiently(lambda: self._library.jobs.complete(job, chunks, name))
+        with self._stage("index"):
+            async with self._turns.setdefault(job.store_id, asyncio.Lock()):
+                is_done = await self._patiently(lambda: self._library.jobs.complete(job, chunks, name))
         if is_done:
             self._optimiser.note(job.store_id, len(chunks))
+            self._watch.ended("completed", len(chunks))
+        else:
+            self._watch.ended("cancelled")
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        began_at = monotonic()
+        yield
+        self._watch.took(name, monotonic() - began_at)
 
     async def _fail(self, job: Job, code: ErrorCode, message: str) -> None:
-        await self._patiently(lambda: self._library.jobs.fail(job, code, message))
+        is_told = await self._patiently(lambda: self._library.jobs.fail(job, code, message))
+        self._watch.ended(code.value if is_told else "cancelled")
 
     async def _reader(self, job: Job) -> tuple[str, Reader]:
         """The model that embeds for the store, and how it reads. Raises `ModelNotReady` while it is not there."""

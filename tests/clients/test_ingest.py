@@ -19,6 +19,7 @@ from backends.errors import InvalidRequest
 from gateway.client import Server, ServerError
 from gateway.documents import ingest
 from tests.ensembles.ingest import documents
+from tests.faults.looking import count
 from tests.processes import alive, command_line, descendants
 from tests.servers import TRITIUM, Tritium, echo_repository, serving
 from tests.waiting import eventually
@@ -87,6 +88,24 @@ def test_a_folder_is_ingested_with_what_is_below_it(ingested, folder, client):
     assert names == {"turbine.pdf", "notes/ships.md"}
     (found, *_) = client.vector_stores.search(store_id, query="ship").data
     assert found.filename == "ships.md"
+
+
+def test_what_is_ingested_is_counted(server, ingested, folder):
+    done, failed, chunks = (
+        count(server, name, **labels)
+        for name, labels in (
+            ("ingested_files_total", {"outcome": "completed"}),
+            ("ingested_files_total", {"outcome": "invalid_file"}),
+            ("ingested_chunks_total", {}),
+        )
+    )
+    (folder / "empty.txt").touch()
+    ingested(folder)
+    eventually(lambda: count(server, "ingested_files_total", outcome="completed") == done + 2, what="they are counted")
+    assert count(server, "ingested_files_total", outcome="invalid_file") == failed + 1
+    assert count(server, "ingested_chunks_total") >= chunks + 2
+    assert count(server, "ingestion_seconds_count", stage="index") >= 2
+    eventually(lambda: count(server, "ingestion_queue_length") == 0, what="nothing waits")
 
 
 def test_what_is_there_stays_and_what_has_changed_is_replaced(ingested, folder, client):

@@ -81,6 +81,24 @@ class Bench:
         return found
 
 
+class Seen:
+    """What an ingester's watch is told."""
+
+    def __init__(self) -> None:
+        self.stages: set[str] = set()
+        self.outcomes: list[tuple[str, int]] = []
+
+    def took(self, stage: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.stages.add(stage)
+
+    def ended(self, outcome: str, chunks: int = 0) -> None:
+        self.outcomes.append((outcome, chunks))
+
+    async def is_whole(self) -> bool:
+        return len(self.outcomes) == 2
+
+
 @pytest.fixture
 def bench(shelf: Shelf) -> Bench:
     return Bench(shelf)
@@ -93,6 +111,19 @@ async def test_files_become_chunks_that_can_be_found(bench):
     (chunk,) = bench.shelf.store.collections[store.id][files[0].id]
     assert (chunk.text, chunk.filename, chunk.ordinal, chunk.vector) == ("an apple", "a.txt", 0, vector("a.txt"))
     assert [each.chunk.file_id for each in await bench.library.words(store.id, "boat", 9, None)] == [files[1].id]
+
+
+async def test_what_was_done_is_told(bench):
+    seen = Seen()
+    store, (_, _, gone) = await bench.put("an apple", "refuse", "a boat")
+    bench.models.is_there = False
+    async with bench.working(watch=seen):
+        await bench.library.files.delete("", gone.id)
+        bench.models.is_there = True
+        await bench.ended(store)
+        await eventually_async(seen.is_whole)
+    assert sorted(seen.outcomes) == [("completed", 1), ("unsupported_file", 0)]
+    assert seen.stages == {"parse", "embed", "index"}
 
 
 async def test_a_store_gets_the_embedder_that_made_its_vectors(bench):
