@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ensembles.ingest.document import Document
 from ensembles.ingest.encodings import shorten
@@ -25,16 +25,18 @@ _RUNS = re.compile(r"(?:\*[^*\s][^*\n]*\*(?: ?…)?\s*)+")
 _DIGITS = re.compile(r"\d+")
 _LAST_NUMBER = re.compile(r"(?:^|\s)(\d{1,4})\W{0,2}$")
 # A heading of several lines, whose others are taken for headings or paragraphs of their own.
-_BROKEN = re.compile(
-    r"^(#{1,6} [^\n]*?)(-?)\n\n(?:#{1,6} ([^\W\dA-Z_][^\n]*)|\*\*([^\W\dA-Z_][^*\n]*)\*\*)$", re.MULTILINE
-)
+_BROKEN = re.compile(r"^(#{1,6} [^\n]*)\n\n(?:#{1,6} ([^\W\dA-Z_][^\n]*)|\*\*([^\W\dA-Z_][^*\n]*)\*\*)$", re.MULTILINE)
+_WORD = re.compile(r"\w+")
+_LAST_WORD = re.compile(r"([^\W\d_]+)-$")  # of a line, and divided
 _LONE_ACCENTS = re.compile(r"(?:^|(?<=\s))[\u0300-\u036f]+ ?")
 _Key = tuple[str, ...]
 
 
 def joined(pages: Sequence[tuple[int, str]]) -> Document:
     """The document of these pages (number from 1 on, Markdown). A sentence that goes over an end stays whole."""
-    texts = [_mended(text) for _, text in pages]
+    texts = [_LONE_ACCENTS.sub("", shorten(text)).strip() for _, text in pages]
+    words = Counter(_WORD.findall(" ".join(texts)))
+    texts = [_BROKEN.sub(lambda found: _rejoined(found, words), text) for text in texts]
     texts = _without_numbers([number for number, _ in pages], texts)
     texts = [_without_contents(text) for text in _without_heads(_without_runs(texts))]
     parts: list[str] = []
@@ -44,7 +46,7 @@ def joined(pages: Sequence[tuple[int, str]]) -> Document:
         if not text:
             continue
         if parts:
-            parts[-1], seam = _seam(parts[-1], text)
+            parts[-1], seam = _seam(parts[-1], text, words)
             size += len(parts[-1]) + len(seam)
             parts.append(seam)
         starts.append((size, number))
@@ -52,18 +54,25 @@ def joined(pages: Sequence[tuple[int, str]]) -> Document:
     return Document("".join(parts), is_markdown=True, pages=starts)
 
 
-def _seam(before: str, after: str) -> tuple[str, str]:
-    """The end of a page as it goes on, and what comes between. Cases: a divided word, a sentence, a new paragraph."""
-    if not after[0].islower():
-        return before, "\n\n"
-    if before.endswith("-") and before[-2:-1].isalpha():
-        return before[:-1], ""
-    return before, " " if before[-1].isalnum() or before[-1] == "," else "\n\n"
+def _seam(before: str, after: str, words: Mapping[str, int]) -> tuple[str, str]:
+    """The end of a page as it goes on, and what comes between: nothing, a space, or the end of a paragraph."""
+    is_open = before[-1].isalnum() or before[-1] == "," or _LAST_WORD.search(before)
+    return _seam_within(before, after, words) if is_open and after[0].islower() else (before, "\n\n")
 
 
-def _mended(text: str) -> str:
-    text = _LONE_ACCENTS.sub("", shorten(text)).strip()
-    return _BROKEN.sub(lambda found: f"{found[1]}{'' if found[2] else ' '}{found[3] or found[4]}", text)
+def _rejoined(broken: re.Match[str], words: Mapping[str, int]) -> str:
+    rest = broken[2] or broken[3]
+    before, between = _seam_within(broken[1], rest, words)
+    return f"{before}{between}{rest}"
+
+
+def _seam_within(before: str, after: str, words: Mapping[str, int]) -> tuple[str, str]:
+    """How a line goes on: a hyphen stays where the document has either part elsewhere, and not the whole."""
+    first, second = _LAST_WORD.search(before), _WORD.match(after)
+    if first is None or second is None:
+        return before, " "
+    is_compound = min(words[first[1]], words[second[0]]) > 1 and first[1] + second[0] not in words
+    return (before, "") if is_compound else (before[:-1], "")
 
 
 def _without_numbers(numbers: Sequence[int], texts: Sequence[str]) -> list[str]:

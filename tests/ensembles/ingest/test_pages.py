@@ -34,6 +34,11 @@ def test_a_word_goes_over_the_end_of_a_page():
     assert [document.text[start:][:4] for start, _ in document.pages] == ["The ", "bine", "It s"]
 
 
+def test_a_hyphen_stays_where_either_part_is_a_word():
+    pages = ("It is wind-", "driven. What is driven by the wind turns up-", "wards. Look up and upwards.")
+    assert text(*pages) == "It is wind-driven. What is driven by the wind turns upwards. Look up and upwards."
+
+
 def test_lines_with_the_pages_own_numbers_are_left_out():
     whole = "\n\n".join(TEXTS)
     for form in (
