@@ -17,8 +17,8 @@ _QUIET_SECONDS = 1.5
 # A search by words reads all that are outside the index, 17 ms for so many; taking them in costs half a second.
 _MOST_CHUNKS = 1000
 # Each file leaves a fragment, which every later change and search looks at, for a quarter of a millisecond.
-_MOST_FILES = 64
-_REST = 4  # times as long as it took: large stores are optimised at most a fifth of the time
+_MOST_FILES = 32
+_REST = 2  # times as long as it took: large stores are optimised at most a third of the time
 _FIRST_ROUND_SECONDS = 5.0
 _ROUND_SECONDS = 300.0
 

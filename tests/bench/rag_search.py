@@ -20,6 +20,7 @@ import numpy as np
 from ensembles.stores.filters import Comparison
 from ensembles.stores.opening import open_store
 from ensembles.stores.store import Chunk, Store
+from tests.postgres_servers import postgres_server
 
 COLLECTION = "vs_bench"
 DIMENSIONS = 384
@@ -155,13 +156,19 @@ async def ingest(url: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--store", default="", help="a vector store's URL; a new folder where none is given")
+    parser.add_argument("--store", default="", help="a vector store's URL; LanceDB and PostgreSQL of its own without")
     parser.add_argument("--chunks", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--ingest", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.ingest:
         asyncio.run(ingest(options.store))
+    elif options.store:
+        asyncio.run(main(options.store, options.chunks, options.seconds))
     else:
         with tempfile.TemporaryDirectory() as folder:
-            asyncio.run(main(options.store or folder, options.chunks, options.seconds))
+            print("LanceDB", flush=True)
+            asyncio.run(main(folder, options.chunks, options.seconds))
+        with postgres_server() as server:
+            print("PostgreSQL", flush=True)
+            asyncio.run(main(server.url, options.chunks, options.seconds))
