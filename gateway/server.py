@@ -29,6 +29,7 @@ from gateway.guest import GuestServer
 from gateway.kserve.dataplane import DataPlane
 from gateway.kserve.from_models import FromModels
 from gateway.kserve.grpc import GrpcServer
+from gateway.kserve.log_settings import LogSettings
 from gateway.kserve.restrictions import restricted
 from gateway.kserve.services import services
 from gateway.kserve.shared_state import SharedState
@@ -77,8 +78,9 @@ class ServerProcess:
         self._library = library_of(settings, registry)
         if is_installed():
             registry.library = self._library
+        logs = LogSettings.of(settings.log_level, settings.log_file)
         shared = None if settings.runtime_dir is None else settings.runtime_dir / "kserve.json"
-        dataplane = DataPlane(registry, SharedState(shared, pairs.traces(settings.trace_config)))
+        dataplane = DataPlane(registry, SharedState(shared, pairs.traces(settings.trace_config), logs))
         dataplane.questions = self._plane.questions
         self._tracer = dataplane.tracer
         self._listener = listener

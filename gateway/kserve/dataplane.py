@@ -19,7 +19,6 @@ from backends.signature import Signature
 from backends.statistics import ModelStatistics
 from backends.tensors import DATATYPE_OF_TYPE
 from gateway.kserve.classification import Labels, classify
-from gateway.kserve.log_settings import LogSettings
 from gateway.kserve.shared_memory import Regions
 from gateway.kserve.shared_state import SharedState
 from gateway.kserve.traces import tracer
@@ -95,7 +94,7 @@ class DataPlane:
         self.regions = Regions(self.state)
         self.tracer = tracer(self.state)
         self.questions = Questions(nobody)
-        self._logs = LogSettings()
+        self._logs = msgspec.structs.replace(self.state.read().logs)
         self._served: dict[tuple[str, int], Served] = {}
 
     def follow_log_settings(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,6 +25,16 @@ class LogSettings(msgspec.Struct):
     log_error: bool = True
     log_verbose_level: int = 0
     log_format: str = "default"
+
+    @classmethod
+    def of(cls, level: str, file: Path | None) -> LogSettings:
+        """Those of a server that was started with this `--log-level` and `--log-file`."""
+        return cls(
+            log_file=str(file or ""),
+            log_info=level in {"debug", "info"},
+            log_warning=level != "error",
+            log_verbose_level=int(level == "debug"),
+        )
 
     def level(self) -> int:
         """The least that is logged, as `logging` counts it."""

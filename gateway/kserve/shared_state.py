@@ -37,14 +37,16 @@ _decode = msgspec.json.Decoder(Document).decode
 
 
 class SharedState:
-    """The document in the file at `path`; in this process alone where that is None."""
+    """The document in the file at `path`; in this process alone where that is None. `logs` are those of the start."""
 
-    def __init__(self, path: Path | None = None, traces: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, path: Path | None = None, traces: Mapping[str, Any] | None = None, logs: LogSettings | None = None
+    ) -> None:
         self.traces = traces or {}
         """The trace settings of the start, by Triton's names."""
         self._path = path
         self._stamp: tuple[int, int] | None = None
-        self._document = Document()
+        self._document = Document(logs=logs or LogSettings())
 
     def read(self) -> Document:
         """What is known now: the same object until something changes. It is only read."""

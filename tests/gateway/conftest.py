@@ -1,13 +1,16 @@
-"""One server for all tests of the gateway that change nothing in it."""
+"""One server for all tests of the gateway that change nothing in it, and a fleet for each that changes one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
+from backends.model import State
 from tests.engines import echo_engine
+from tests.gateway.running_fleet import Running, running_fleet
 from tests.servers import Tritium, echo_repository, serving
 
 LIMIT_BYTES = 300_000
@@ -32,3 +35,11 @@ def http(shared: Tritium) -> Iterator[httpx.Client]:
     """A client of the shared server."""
     with httpx.Client(base_url=shared.url, timeout=30) as client:
         yield client
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    """A fleet with one model `m`, ready."""
+    async with running_fleet(tmp_path, {"m": {}}) as running:
+        await running.becomes({"m-1-0": State.READY})
+        yield running

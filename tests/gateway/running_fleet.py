@@ -38,13 +38,6 @@ class Running:
     async def _burden(self) -> Burden:
         return Burden(self.fleet.snapshot_number, self.busy)
 
-    async def publish(self) -> None:
-        while True:
-            await self.changed.wait()
-            self.changed.clear()
-            self.fleet.snapshot_number += 1
-            self.fleet.notice()
-
     def write(self, name: str, arguments: dict[str, Any] | None = None, config: str = "") -> None:
         (self.folder / name / "1").mkdir(parents=True, exist_ok=True)
         (self.folder / name / "config.pbtxt").write_text(f'backend: "echo"\n{config}\n')
@@ -87,6 +80,15 @@ class Running:
         )
 
 
+async def publish(fleet: Fleet, changed: asyncio.Event) -> None:
+    """Do what the supervisor does at each change, until cancelled."""
+    while True:
+        await changed.wait()
+        changed.clear()
+        fleet.snapshot_number += 1
+        fleet.notice()
+
+
 @asynccontextmanager
 async def running_fleet(folder: Path, models: dict[str, dict[str, Any]], **settings: Any) -> AsyncIterator[Running]:
     """Opened, published and followed until the end of the block, as the supervisor does it."""
@@ -94,7 +96,7 @@ async def running_fleet(folder: Path, models: dict[str, dict[str, Any]], **setti
         (folder / name).mkdir()
     running = Running(echo_repository(folder / "models", models), folder / "run", **settings)
     await running.fleet.open()
-    works = [running.publish(), running.fleet.watch_files()]
+    works = [publish(running.fleet, running.changed), running.fleet.watch_files()]
     if settings.get("model_control_mode") == "poll":
         works.append(running.repository.poll())
     tasks = [asyncio.create_task(work) for work in works]

@@ -21,6 +21,7 @@ from gateway.repository_watch import RepositoryWatch
 from gateway.settings import Settings
 from gateway.snapshot import Account, Action, Ask, Loads, Queue, Reload
 from gateway.telemetry import Payload
+from tests.gateway.running_fleet import publish
 from tests.servers import echo_repository
 
 pytestmark = pytest.mark.slow  # an engine is started and stopped
@@ -63,13 +64,6 @@ class Desk:
             given, self.fleet, RepositoryWatch(given, self.fleet), processes, lambda: loads, counters
         )
 
-    async def publish(self) -> None:
-        while True:
-            await self.changed.wait()
-            self.changed.clear()
-            self.fleet.snapshot_number += 1
-            self.fleet.notice()
-
     async def ask(self, action: Action, subject: str = "") -> Any:
         told = await self.control.answer(Ask(7, action, subject))
         assert told.id == 7
@@ -92,7 +86,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     second = account(queues={"m": Queue(1, {"a": 1, "b": 4})}, decisions=[b'{"at":2}'])
     desk = Desk(echo_repository(tmp_path / "models", {"m": {}}), children(first, second), exit_timeout_secs=0.1)
     await desk.fleet.open()
-    publishing = asyncio.create_task(desk.publish())
+    publishing = asyncio.create_task(publish(desk.fleet, desk.changed))
     yield desk
     tasks = [*desk.fleet.tasks(), publishing]
     for task in tasks:

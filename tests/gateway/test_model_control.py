@@ -14,6 +14,7 @@ from gateway.lives import Burden
 from gateway.model_control import ModelControl
 from gateway.overrides import Override
 from gateway.settings import Settings
+from tests.gateway.running_fleet import publish
 from tests.servers import echo_repository
 
 pytestmark = pytest.mark.slow  # engines are started and stopped
@@ -57,13 +58,6 @@ class Desk:
     async def burden(self) -> Burden:
         return Burden(self.fleet.snapshot_number, {})
 
-    async def publish(self) -> None:
-        while True:
-            await self.changed.wait()
-            self.changed.clear()
-            self.fleet.snapshot_number += 1
-            self.fleet.notice()
-
     async def index(self) -> dict[str, list[dict[str, str]]]:
         found: dict[str, list[dict[str, str]]] = {}
         for entry in await self.control.index():
@@ -81,7 +75,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     (tmp_path / "run").mkdir()
     desk = Desk(tmp_path)
     await desk.fleet.open()
-    publishing = asyncio.create_task(desk.publish())
+    publishing = asyncio.create_task(publish(desk.fleet, desk.changed))
     await desk.control.load("m", None)
     yield desk
     tasks = [*desk.fleet.tasks(), *desk.control.tasks(), publishing]

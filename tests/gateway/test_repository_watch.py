@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,6 @@ from tests.gateway.running_fleet import Running, running_fleet
 from tests.waiting import eventually_async
 
 pytestmark = pytest.mark.slow  # engines are started and stopped
-
-
-@pytest.fixture
-async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    """One model `m`, ready."""
-    async with running_fleet(tmp_path, {"m": {}}) as running:
-        await running.becomes({"m-1-0": State.READY})
-        yield running
 
 
 async def test_a_reload_follows_the_repository(running: Running) -> None:

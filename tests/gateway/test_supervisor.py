@@ -243,4 +243,6 @@ def test_a_start_line_of_tritonserver_is_served(tmp_path: Path) -> None:
         assert httpx.get(f"{tritium.url}/v2/models/stats").status_code == 403
         assert httpx.get(f"{tritium.url}/v2/models/stats", headers={"key": "value"}).status_code == 200
         assert "good: READY" in log.read_text()
+        told = httpx.get(f"{tritium.url}/v2/logging").json()
+        assert (told["log_file"], told["log_verbose_level"]) == (str(log), 1)
         assert "--http-thread-count 8 does nothing here" in tritium.output()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 
 from backends.errors import Code, InferenceError
 from gateway.kserve import log_settings
 from gateway.kserve.log_settings import LogSettings
+from gateway.kserve.shared_state import SharedState
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,17 @@ def test_the_level_follows_the_settings(wanted: dict[str, object], level: int) -
     settings = LogSettings()
     log_settings.apply(settings, wanted)
     assert settings.level() == level
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [("debug", logging.DEBUG), ("info", logging.INFO), ("warning", logging.WARNING), ("error", logging.ERROR)],
+)
+def test_a_server_tells_the_level_and_the_file_that_it_was_started_with(level: str, expected: int) -> None:
+    settings = LogSettings.of(level, Path("/t.log"))
+    assert (settings.level(), settings.log_file) == (expected, "/t.log")
+    assert LogSettings.of("info", None) == LogSettings()
+    assert SharedState(logs=settings).read().logs is settings
 
 
 def test_a_wrong_value_changes_none_of_the_others() -> None:
