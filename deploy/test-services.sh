@@ -1,12 +1,57 @@
 #!/usr/bin/env bash
-# Servers that tests start themselves and that are no Python package: Debian's Redis. Installed where this is run by root.
+# What tests need of Debian's archive and no Python package has: Redis, which they start themselves, and documents to read
+# (build/documents: Debian's FAQ as PDF and as HTML). Root installs Redis; anybody may fetch the documents.
 set -eu
-command -v redis-server >/dev/null && exit 0
-if [ "$(id -u)" != 0 ]; then
-    echo "redis-server is missing: install it (apt-get install redis-server) to run the tests with Redis." >&2
-    exit 1
-fi
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+FAQ_VERSION=11.1 # a distribution that has another one gives that
+documents=build/documents
 export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
-# Only the program: tests start their own.
-apt-get install -qq --no-install-recommends -o Dpkg::Options::=--force-confold redis-server >/dev/null
+
+say() { printf '%s\n' "$*" >&2; }
+
+update() {
+    if [ "$(id -u)" = 0 ] && [ -z "${updated:-}" ]; then
+        apt-get update -qq
+        updated=1
+    fi
+}
+
+install_redis() {
+    command -v redis-server >/dev/null && return
+    if [ "$(id -u)" != 0 ]; then
+        say "redis-server is missing: install it (apt-get install redis-server) to run the tests with Redis."
+        return 1
+    fi
+    update
+    # Only the program: tests start their own.
+    apt-get install -qq --no-install-recommends -o Dpkg::Options::=--force-confold redis-server >/dev/null
+}
+
+fetch_documents() {
+    [ -e $documents/debian-faq.en.pdf ] && return
+    local scratch
+    scratch=$(mktemp -d)
+    if ! download "$scratch" 2>/dev/null && ! { update && download "$scratch"; }; then
+        rm -rf "$scratch"
+        say "debian-faq cannot be downloaded (apt-get download debian-faq): the tests that read it are skipped."
+        return 1
+    fi
+    dpkg-deb -x "$scratch"/debian-faq_*.deb "$scratch"
+    mkdir -p $documents
+    cp "$scratch"/usr/share/doc/debian/FAQ/*.en.html $documents/
+    # Last, and whole or not at all: it says that the others are there.
+    gunzip -c "$scratch"/usr/share/doc/debian/FAQ/debian-faq.en.pdf.gz >$documents/part
+    mv $documents/part $documents/debian-faq.en.pdf
+    rm -rf "$scratch"
+}
+
+download() (
+    cd "$1"
+    apt-get download -qq "debian-faq=$FAQ_VERSION" 2>/dev/null || apt-get download -qq debian-faq
+)
+
+status=0
+install_redis || status=1
+fetch_documents || status=1
+exit $status
