@@ -19,7 +19,7 @@ ENGINE_TIMEOUT_SECONDS = 600
 FAULTS = Path(__file__).with_name("faults")
 
 # How long an example takes depends on what else the machine does; each test has its timeout.
-settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("tests", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 
 
