@@ -14,6 +14,7 @@ from ensembles.answering.response_request import asks_for_file_search
 from ensembles.file_search import FileSearch, before
 from tests.ensembles.house import (
     GENERATOR,
+    RERANKER,
     SSE,
     FakeBody,
     FakeLibrary,
@@ -23,6 +24,7 @@ from tests.ensembles.house import (
     body_of,
     built,
     chunks,
+    reranker,
     store,
     streamed,
     talker,
@@ -42,6 +44,16 @@ def searching(*texts: str, library: FakeLibrary | None = None, finish_reason: st
 
 def request(*, tenant: str = "", **fields: Any) -> OpenAIRequest:
     return asked("/v1/responses", tenant=tenant, **{"input": "which is green?", "tools": [TOOL], **fields})
+
+
+async def test_what_is_searched_is_reranked_by_the_librarys_reranker_unless_none_is_wanted() -> None:
+    house = House(talker("pears [1]"), reranker(0.2, 0.9, 0.1), library=FakeLibrary(reranker=RERANKER))
+    model = before(house.models[GENERATOR], house)  # type: ignore[arg-type]
+    for ranker, first in (("auto", "file-2"), ("none", "file-1")):
+        tool = {**TOOL, "ranking_options": {"ranker": ranker}}
+        told = await whole(model, request(tools=[tool], include=["file_search_call.results"]))
+        assert told["output"][0]["results"][0]["file_id"] == first
+    assert len(house.models[RERANKER].asked) == 1
 
 
 ORDER = [
