@@ -32,7 +32,8 @@ class Cited:
     @property
     def passages(self) -> list[Passage]:
         """Those in the prompt, by their numbers."""
-        return [passage for passage in self.turn.passages if passage.number]
+        shown = [passage for passage in self.turn.passages if passage.number]
+        return sorted(shown, key=lambda passage: passage.number)
 
     def headers(self) -> Headers:
         """The fields that say at the answer's head what was done without."""

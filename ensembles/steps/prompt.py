@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -28,11 +29,15 @@ _TOKENS_A_MESSAGE = 12
 # Pessimistic for English, about right for Chinese.
 _BYTES_A_TOKEN = 3
 _FALLBACK_CONTEXT_TOKENS = 4096
+# About as many prompts as an engine keeps computed.
+_RECENT_PROMPTS = 32
 
 
 class Options(msgspec.Struct, frozen=True):
     """`model` is the generator. `place` is where the passages go: into the last question, or the system's message.
 
+    `order` is that of the scores, or `reuse`: as far as possible that of an earlier prompt, whose beginning the engine
+    need not compute again.
     `context_tokens` is for a generator that does not say its own; `reserve_tokens` are kept for an answer whose
     length the request does not limit.
     """
@@ -40,6 +45,7 @@ class Options(msgspec.Struct, frozen=True):
     model: str
     instructions: str = _INSTRUCTIONS
     place: Literal["user", "system"] = "user"
+    order: Literal["score", "reuse"] = "score"
     passages: Annotated[int, Meta(ge=1)] = 8
     context_tokens: Annotated[int, Meta(ge=64)] | None = None
     reserve_tokens: Annotated[int, Meta(ge=1)] = 512
@@ -63,8 +69,14 @@ class Prompt:
     def __init__(self, options: Options, surroundings: Surroundings) -> None:
         self._options = options
         self._surroundings = surroundings
+        self._recent = _Recent() if options.order == "reuse" else None
 
     async def run(self, turn: Turn) -> None:
+        await self._fill(turn)
+        if self._recent is not None:
+            self._recent.note(turn)
+
+    async def _fill(self, turn: Turn) -> None:
         options = self._options
         turn.passages = turn.passages[: options.passages]
         fixed = "\n".join([options.instructions, *(text_of(message.get("content")) for message in turn.messages)])
@@ -72,13 +84,13 @@ class Prompt:
         room = self._room(turn)
         everything = "\n".join([fixed, *blocks])
         if len(everything.encode()) <= room:
-            self._write(turn, blocks)
+            self._write(turn, len(blocks))
             return
         # Stands where the step is cancelled while it counts.
-        self._write(turn, blocks[: _fitting(list(map(_estimate, blocks)), room - _estimate(fixed))])
+        self._write(turn, _fitting(list(map(_estimate, blocks)), room - _estimate(fixed)))
         try:
             if Capability.TOKENIZE in self._surroundings.openai(options.model).capabilities:
-                self._write(turn, blocks[: await self._counted(turn, everything, fixed, blocks, room)])
+                self._write(turn, await self._counted(turn, everything, fixed, blocks, room))
         except ServingError as error:
             turn.degraded["prompt"] = reason(error)
 
@@ -99,10 +111,16 @@ class Prompt:
         tokens = await ask(self._surroundings, Capability.TOKENIZE, "/tokenize", fields, _Tokens, turn.request)
         return tokens.count
 
-    def _write(self, turn: Turn, blocks: Sequence[str]) -> None:
-        for number, passage in enumerate(turn.passages, 1):
-            passage.number = number if number <= len(blocks) else 0
-        context = "\n\n".join(blocks) or _NOTHING
+    def _write(self, turn: Turn, count: int) -> None:
+        """Put the first `count` passages into the messages."""
+        chosen = turn.passages[:count]
+        if self._recent is not None:
+            chosen = self._recent.arranged(turn, chosen)
+        for passage in turn.passages:
+            passage.number = 0
+        for number, passage in enumerate(chosen, 1):
+            passage.number = number
+        context = "\n\n".join([block(passage.number, passage) for passage in chosen]) or _NOTHING
         instructions = self._options.instructions
         messages = list(turn.messages)
         if self._options.place == "user":
@@ -114,6 +132,33 @@ class Prompt:
         else:
             instructions = f"{instructions}\n\nPassages:\n\n{context}"
         turn.prompt = _with_system(messages, instructions)
+
+
+class _Recent:
+    """The order of the passages in the last prompts, each tenant's its own: what one asks changes no other's answer."""
+
+    def __init__(self) -> None:
+        self._orders: deque[tuple[str, list[tuple[str, int]]]] = deque(maxlen=_RECENT_PROMPTS)
+
+    def note(self, turn: Turn) -> None:
+        shown = sorted((passage for passage in turn.passages if passage.number), key=lambda passage: passage.number)
+        self._orders.appendleft((turn.request.tenant, [_key(passage) for passage in shown]))
+
+    def arranged(self, turn: Turn, passages: list[Passage]) -> list[Passage]:
+        """The passages, those first that an earlier prompt began with: the most, and of the latest that has so many."""
+        by_key = {_key(passage): passage for passage in passages}
+        if len(by_key) < len(passages):  # a file in two stores
+            return passages
+        first: list[tuple[str, int]] = []
+        for tenant, order in self._orders:
+            shared = list(takewhile(by_key.__contains__, order))
+            if tenant == turn.request.tenant and len(shared) > len(first):
+                first = shared
+        return [by_key.pop(key) for key in first] + list(by_key.values())
+
+
+def _key(passage: Passage) -> tuple[str, int]:
+    return passage.chunk.file_id, passage.chunk.ordinal
 
 
 def block(number: int, passage: Passage) -> str:

@@ -7,7 +7,9 @@ process of its client, with its store in memory.
 
 The reranker keeps passages' token vectors, and the corpus is small enough for all of them. The first twenty questions,
 each of another subject, meet most passages for the first time: they are told apart from those that follow, each side
-with the share of its passages that were kept. With `echo` as the generator all but the model's own time is left.
+with the share of its passages that were kept. Ours puts passages into an order of which the engine may have the
+beginning computed (`order`), Haystack has its own; how many tokens the engine computes for either depends on nothing
+else that the machine does. With `echo` as the generator all but the model's own time is left.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -96,7 +99,8 @@ def repository(folder: Path, generator: str) -> Path:
     folder.mkdir()
     for name in MODELS.values():
         (folder / name).symlink_to(ROOT / "model_repository" / name)
-    recipe = {"generator": generator, **MODELS, "stores": ["bench"], "top_k": TOP_K}
+    steps = {"prompt": {"order": "reuse"}}
+    recipe = {"generator": generator, **MODELS, "stores": ["bench"], "top_k": TOP_K, "steps": steps}
     if generator == "echo":
         write(folder / "echo", 'backend: "echo"\n', "model.json", {})
     else:
@@ -154,17 +158,15 @@ def compare(ours: Ours, haystack: Haystack, questions: Sequence[str]) -> None:
         if not part:
             continue
         ours.steps.clear()
-        before = passages(ours), passages(haystack)
-        mine, theirs = in_turns((ours, haystack), part)
-        shares = [
-            f"{(hits - had) / max(1, hits + misses - had - missed):.0%}"
-            for (hits, misses), (had, missed) in zip((passages(ours), passages(haystack)), before, strict=True)
-        ]
+        sides: tuple[Side, Side] = ours, haystack
+        before = [counted(side) for side in sides]
+        mine, theirs = in_turns(sides, part)
+        told = [counted(side).since(had, len(part)) for side, had in zip(sides, before, strict=True)]
         steps = {step: statistics.median(each.get(step, 0.0) for each in ours.steps) for step in ours.steps[0]}
         print(
             f"  {name} ({len(part)} questions): first token after {mine:.0f} ms, Haystack {theirs:.0f} ms:"
-            f" {mine / theirs:.2f} x; passages kept {shares[0]} and {shares[1]};"
-            f" ours by steps, in ms: {', '.join(f'{step} {took:.1f}' for step, took in steps.items())}",
+            f" {mine / theirs:.2f} x\n    ours: {told[0]}; Haystack: {told[1]}\n"
+            f"    ours by steps, in ms: {', '.join(f'{step} {took:.1f}' for step, took in steps.items())}",
             flush=True,
         )
 
@@ -179,14 +181,28 @@ def in_turns(sides: Sequence[Side], questions: Sequence[str]) -> list[float]:
     return [statistics.median(values) for values in took]
 
 
-def passages(side: Side) -> tuple[float, float]:
-    """How many passages the reranker has found among those that it kept, and how many not."""
-    counted = {"hits": 0.0, "misses": 0.0}
-    for line in get(side.metrics).splitlines():
-        for name in counted:
-            if line.startswith(f"tritium_passage_cache_{name}_total{{"):
-                counted[name] = float(line.rpartition(" ")[2])
-    return counted["hits"], counted["misses"]
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What a side's models have counted: passages that were kept, those that were not, tokens of prompts computed."""
+
+    hits: float
+    misses: float
+    prompt_tokens: float
+
+    def since(self, before: Counted, questions: int) -> str:
+        hits, misses = self.hits - before.hits, self.misses - before.misses
+        computed = (self.prompt_tokens - before.prompt_tokens) / questions
+        return f"{hits / max(1, hits + misses):.0%} of passages kept, {computed:.0f} tokens of a prompt computed"
+
+
+def counted(side: Side) -> Counted:
+    lines = [*get(side.metrics).splitlines(), *get(f"{side.metrics}/engines").splitlines()]
+
+    def value(name: str) -> float:
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name}{{"))
+
+    hits, misses = value("tritium_passage_cache_hits_total"), value("tritium_passage_cache_misses_total")
+    return Counted(hits, misses, value("llamacpp:prompt_tokens_total"))
 
 
 def main() -> None:

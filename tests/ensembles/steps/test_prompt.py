@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -130,6 +132,70 @@ async def test_only_so_many_passages_are_taken() -> None:
     asked = turn(5)
     await prompt(House(talker()), passages=2).run(asked)
     assert numbers(asked) == [1, 2]
+
+
+def shown(turn: Turn) -> list[str]:
+    """The names of the files in the prompt, in their order."""
+    return re.findall(r"^\[\d\] (\d)\.txt$", turn.prompt[-1]["content"], re.MULTILINE)
+
+
+async def asked(step: Prompt, *passages: int, tenant: str = "") -> Turn:
+    """A turn with these passages, the best first, as the step has left it."""
+    made = turn(0)
+    made.request = replace(made.request, tenant=tenant)
+    made.passages = [Passage(chunk(n, "word"), 1 - place / 10) for place, n in enumerate(passages)]
+    await step.run(made)
+    return made
+
+
+async def test_passages_stand_by_score_unless_what_is_computed_is_to_be_used_again() -> None:
+    step = prompt(House(talker()))
+    assert shown(await asked(step, 3, 1, 2)) == ["3", "1", "2"]
+    assert shown(await asked(step, 1, 3, 2)) == ["1", "3", "2"]
+
+
+async def test_a_prompt_begins_with_as_many_passages_as_it_can_of_an_earlier_one() -> None:
+    step = prompt(House(talker()), order="reuse")
+    assert shown(await asked(step, 3, 1, 2)) == ["3", "1", "2"]
+    assert shown(await asked(step, 4, 1, 3)) == ["3", "1", "4"]
+    assert shown(await asked(step, 5, 2, 1)) == ["5", "2", "1"]
+    assert shown(await asked(step, 4, 5, 1, 3)) == ["3", "1", "4", "5"]
+
+
+async def test_numbers_follow_the_prompt_and_the_passages_keep_their_order() -> None:
+    step = prompt(House(talker()), order="reuse")
+    await asked(step, 3, 1, 2)
+    found = await asked(step, 1, 2, 3)
+    assert [passage.chunk.filename for passage in found.passages] == ["1.txt", "2.txt", "3.txt"]
+    assert numbers(found) == [2, 3, 1]
+
+
+async def test_what_one_tenant_asks_changes_no_others_prompt() -> None:
+    step = prompt(House(talker()), order="reuse")
+    await asked(step, 3, 1, tenant="alice")
+    assert shown(await asked(step, 1, 3, tenant="bob")) == ["1", "3"]
+
+
+async def test_the_weakest_are_left_out_in_either_order() -> None:
+    step = prompt(House(talker(), context=126), order="reuse")
+    await asked(step, 5, 1)
+    found = turn()
+    await step.run(found)
+    assert numbers(found) == [1, 2, 3, 0, 0]
+
+
+async def test_a_passage_that_was_found_twice_stays_where_it_is() -> None:
+    step = prompt(House(talker()), order="reuse")
+    await asked(step, 2, 1)
+    assert shown(await asked(step, 1, 2, 1)) == ["1", "2", "1"]
+
+
+async def test_only_so_many_orders_are_remembered() -> None:
+    step = prompt(House(talker()), order="reuse")
+    await asked(step, 2, 1)
+    for _ in range(32):
+        await asked(step, 3)
+    assert shown(await asked(step, 1, 2)) == ["1", "2"]
 
 
 def test_a_passage_says_where_it_is_from() -> None:
