@@ -31,8 +31,8 @@ SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
 RULED = "^/v1/(files|vector_stores)"
 PASSED_ON = SCHEMA.include(path=[operation.path for operation in OPERATIONS], method="POST")
 
-# Some 25 requests an operation, its edge cases included.
-few = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+# Some 20 requests an operation, its edge cases included.
+few = settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 # Beside a parameter schemathesis 4 tells operations apart in pytest 9.2's ids, each of which pytest-xdist runs once.

@@ -43,9 +43,11 @@ class Raw:
         fields = [(":method", "POST"), (":scheme", "http"), (":path", path), ("content-type", "application/grpc")]
         return self.encoder.encode([*fields, ("te", "trailers"), *extra])
 
-    def call(self, stream: int, path: str = SIMPLE, body: bytes = b"\0\0\0\0\0") -> None:
+    def call(
+        self, stream: int, path: str = SIMPLE, body: bytes = b"\0\0\0\0\0", extra: tuple[tuple[str, str], ...] = ()
+    ) -> None:
         """A whole call of one message."""
-        self.send(h2.frame(h2.HEADERS, h2.END_HEADERS, stream, self.head(path)))
+        self.send(h2.frame(h2.HEADERS, h2.END_HEADERS, stream, self.head(path, extra)))
         self.send(h2.frame(h2.DATA, h2.END_STREAM, stream, body))
 
     async def frame(self) -> Frame:
