@@ -175,6 +175,7 @@ class GrpcExchange:
     async def _send(self, parts: list[Buffer], last: bytes) -> None:
         """Send a message, and after it the trailers where they are given."""
         if self._is_finished:
+            await asyncio.sleep(0)  # a model that never pauses is cancelled here, and not left to keep the loop
             return
         packed = pack(parts) if self._encoding == "identity" else pack_compressed(parts, self._encoding, self._level)
         connection, stream = self._connection, self._stream

@@ -16,9 +16,11 @@ from backends.model import InferResponse
 from backends.statistics import ModelStatistics
 from backends.tensors import Tensor
 from gateway.auth import Keys
+from gateway.kserve import http2_frames as h2
 from gateway.settings import Settings
 from tests.conformance.grpc_requests import addsub
 from tests.gateway.kserve.grpc_server import DECOMPRESSED_BYTES, Served, grpc_served
+from tests.gateway.kserve.raw_http2 import Raw
 from tests.gateway.kserve.tensor_models import identity_request
 from tests.processes import holds
 
@@ -184,6 +186,27 @@ async def test_a_reader_that_is_slow_holds_the_model_back(served: Served, channe
     assert made < 300
     call.cancel()
     await holds(lambda: served.models["repeat"].ended == 1)
+
+
+async def test_a_model_that_never_pauses_stops_when_its_reader_leaves(served: Served) -> None:
+    made = 0
+
+    async def hasty(_request: Any) -> AsyncIterator[InferResponse]:
+        nonlocal made
+        while made < 1000:
+            made += 1
+            yield InferResponse([Tensor("OUT", "INT32", (25_000,), bytes(100_000))], final=False)
+
+    served.models["repeat"]._answer = hasty
+    raw = await Raw.open(served.port)
+    request = repeat(1).SerializeToString()
+    raw.call(1, f"{SERVICE}/ModelStreamInfer", b"\0" + len(request).to_bytes(4) + request)
+    await raw.expect(h2.DATA)
+    # In one turn of the loop it may go on and is told to stop.
+    raw.send(h2.window_update(0, 1 << 20) + h2.window_update(1, 1 << 20) + h2.frame(h2.RST_STREAM, 0, 1, bytes(4)))
+    await holds(lambda: served.models["repeat"].ended == 1)
+    assert made < 20
+    await raw.close()
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
