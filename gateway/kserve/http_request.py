@@ -145,7 +145,7 @@ def _read_usual(body: _Body, data: memoryview) -> Inference:
                 raise _UnusualError
             inputs.append(Tensor(name, datatype, shape, data[at:end]))
             at = end
-    if at != len(data):
+    if at != len(data) or (len(inputs) > 1 and len({tensor.name for tensor in inputs}) < len(inputs)):
         raise _UnusualError
     request = InferRequest("", inputs)
     request.id = body.id

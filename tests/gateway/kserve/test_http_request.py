@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backends.errors import InferenceError
@@ -84,6 +84,7 @@ def outcome(reading: Callable[[], Inference]) -> Any:
     return inference
 
 
+@example(body={"inputs": [{"name": "INPUT0", "datatype": "BYTES", "shape": [0], "data": []}] * 2}, data=b"")
 @given(body=BODIES, data=st.binary(max_size=9))
 def test_the_quick_way_reads_what_the_careful_one_reads(body: Any, data: bytes) -> None:
     head = json.dumps(body).encode()
