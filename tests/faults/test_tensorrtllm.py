@@ -23,7 +23,7 @@ COUNTED: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": T
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritium]:
     scratch = tmp_path_factory.mktemp("two")
-    (port,) = free_ports(1)
+    port, _ = free_ports(2)  # the second engine listens on the next one
     models = repository(scratch / "models", port)
     (models / MODEL / "config.pbtxt").write_text('backend: "tensorrtllm"\ninstance_group { count: 2 }\n')
     with serving(models, environment=environment(scratch / "engines")) as server:
