@@ -92,7 +92,7 @@ async def test_a_request_is_not_made_smaller_for_having_waited_behind_another():
         asked.append(len(texts))
         async with turn:
             await asyncio.sleep(0)
-            now += 0.01 * len(texts)
+            now += 0.02 * len(texts)
         return [name.encode()] * len(texts)
 
     embedder = Embedder(ask, clock=lambda: now)
