@@ -121,7 +121,7 @@ class OpenAIRequest:
     `path` comes without its `query`. `body` goes upstream as it is. `deadline` is in `time.monotonic()` seconds.
     `headers` are those to send upstream (request id, trace context), not all of the client's. `session` is what the
     client names its conversation by in a header, `tenant` whose key it brought. `prompt_tokens` and `output_tokens`
-    are estimates of what it will cost.
+    are estimates of what it will cost. `priority` is a tensor model's: 1 goes first, 0 where its default is.
     """
 
     path: str
@@ -136,6 +136,7 @@ class OpenAIRequest:
     tenant: str = ""
     prompt_tokens: int = 0
     output_tokens: int = 0
+    priority: int = 0
     route: Route = field(default_factory=Route)
     stall: Callable[[UpstreamTimeout], bool] | None = None
     """Set by the model while a stream waits for an engine: breaks the attempt off with this error, so that the model

@@ -10,6 +10,9 @@ from time import monotonic
 
 from backends.errors import Code, InferenceError, InvalidRequest, ModelNotFound, ServingError, Unavailable
 
+PRIORITY = 2
+"""Whoever asks a question goes first, where the embedder's batcher has levels of priority."""
+
 Ask = Callable[[Sequence[str], str], Awaitable[list[bytes]]]
 """A vector of each text, by a model of this name, in one request."""
 

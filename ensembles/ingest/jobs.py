@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Protocol, TypeVar
 from weakref import WeakValueDictionary
@@ -17,7 +18,7 @@ from weakref import WeakValueDictionary
 from backends.errors import ModelNotFound, ModelNotReady, ServingError, Unavailable
 from backends.model import Models
 from backends.worker import text
-from ensembles.ingest.embed import Embedder
+from ensembles.ingest.embed import PRIORITY, Embedder
 from ensembles.ingest.faults import DocumentError
 from ensembles.ingest.messages import Reader
 from ensembles.ingest.optimise import Optimiser
@@ -91,7 +92,7 @@ class Ingester:
         self._worker = worker
         self._pace = pace or Pace()
         self._watch = watch or Unwatched()
-        self._embedder = Embedder(library.embed)
+        self._embedder = Embedder(partial(library.embed, priority=PRIORITY))
         self._optimiser = Optimiser(library)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._under_way: set[asyncio.Task[None]] = set()

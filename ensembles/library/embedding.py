@@ -25,10 +25,11 @@ class _Answer(msgspec.Struct):
     data: list[_Item]
 
 
-async def embed(models: Models, name: str, texts: Sequence[str], prompt: str = "") -> list[bytes]:
+async def embed(models: Models, name: str, texts: Sequence[str], prompt: str = "", priority: int = 0) -> list[bytes]:
     """A vector of each text, little-endian float32, by one request. Cancelling it cancels that.
 
     `prompt` is what the texts are (`query`), for models whose parameter `prompt.query` says what goes before those.
+    `priority` is that of `OpenAIRequest`.
 
     Raises what the model raises, `InvalidRequest` for texts that it refuses, `UpstreamError` for a useless answer.
     """
@@ -37,7 +38,7 @@ async def embed(models: Models, name: str, texts: Sequence[str], prompt: str = "
     if f"prompt.{prompt}" in model.config.parameters:
         fields["prompt_name"] = prompt
     body = msgspec.json.encode(fields)
-    response = await model.respond(OpenAIRequest("/v1/embeddings", body, name, stream=False))
+    response = await model.respond(OpenAIRequest("/v1/embeddings", body, name, stream=False, priority=priority))
     try:
         answer = b"".join([data async for data in response.body])
     finally:

@@ -84,9 +84,9 @@ class Library:
         """The chunks of completed files that match the words best."""
         return await self._search.words(store, query, limit, condition)
 
-    async def embed(self, texts: Sequence[str], embedder: str = "") -> list[bytes]:
+    async def embed(self, texts: Sequence[str], embedder: str = "", *, priority: int = 0) -> list[bytes]:
         """A vector (little-endian float32) of each text, by one request to the embedder. Cancelling it cancels that."""
-        return await embed(self._models, embedder or self._embedder(), texts)
+        return await embed(self._models, embedder or self._embedder(), texts, priority=priority)
 
     async def optimise(self, store: str) -> None:
         """Make searches in a vector store fast after many changes. Raises `NotFound` while it holds nothing."""

@@ -81,6 +81,7 @@ def inference(
         version=model.config.version,
         inputs=inputs,
         parameters=dict(parameters),
+        priority=request.priority,
         deadline=request.deadline,
         tenant=request.tenant,
         traceparent=next((value.decode("latin-1") for name, value in request.headers if name == _TRACEPARENT), ""),

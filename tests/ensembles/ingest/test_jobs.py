@@ -132,6 +132,15 @@ async def test_a_store_gets_the_embedder_that_made_its_vectors(bench):
         assert (await bench.ended(store)).embedder == EMBEDDER
 
 
+async def test_questions_go_before_documents_at_the_embedder(bench):
+    store, _ = await bench.put("an apple")
+    async with bench.working():
+        await bench.ended(store)
+    await bench.library.search("", [store.id], ["apple"])
+    documents, question = bench.models.embedder.priorities
+    assert (documents, question) == (2, 0)
+
+
 async def test_files_that_come_later_are_noticed(bench):
     async with bench.working():
         await asyncio.sleep(0)

@@ -55,6 +55,7 @@ class Embedder:
     body: bytes | None = None
     hangs: bool = False
     asked: list[dict[str, Any]] = field(default_factory=list)
+    priorities: list[int] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     was_cancelled: bool = False
     config: ModelConfig = field(default_factory=lambda: ModelConfig(EMBEDDER, backend="toy"))
@@ -62,6 +63,7 @@ class Embedder:
     async def respond(self, request: OpenAIRequest) -> OpenAIResponse:
         fields = msgspec.json.decode(request.body)
         self.asked.append(fields)
+        self.priorities.append(request.priority)
         if self.hangs:
             try:
                 await asyncio.Event().wait()

@@ -38,7 +38,7 @@ async def ask(pair, path="/v1/embeddings", **fields):
     model, face = pair
     body = json.dumps({"model": "m"} | fields).encode()
     headers = [(b"traceparent", b"00-1-2-01")]
-    response = await face.respond(model, OpenAIRequest(path, body, "m", False, headers, deadline=99.0, tenant="t"))
+    response = await face.respond(model, OpenAIRequest(path, body, "m", False, headers, 99.0, tenant="t", priority=2))
     assert response.status == 200
     whole = b"".join([part async for part in response.body])
     assert dict(response.headers)[b"content-length"] == str(len(whole)).encode()
@@ -118,6 +118,7 @@ async def test_what_a_request_says_goes_with_it(make):
     assert request.parameters == {"prompt_name": "query"}
     assert (request.model, request.version) == ("m", 1)
     assert (request.deadline, request.tenant, request.traceparent) == (99.0, "t", "00-1-2-01")
+    assert request.priority == 2
 
 
 async def test_fewer_dimensions_are_the_first_ones_of_length_one_again(make):
