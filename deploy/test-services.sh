@@ -37,13 +37,22 @@ fetch_documents() {
         say "debian-faq cannot be downloaded (apt-get download debian-faq): the tests that read it are skipped."
         return 1
     fi
-    dpkg-deb -x "$scratch"/debian-faq_*.deb "$scratch"
-    mkdir -p $documents
-    cp "$scratch"/usr/share/doc/debian/FAQ/*.en.html $documents/
-    # Last, and whole or not at all: it says that the others are there.
-    gunzip -c "$scratch"/usr/share/doc/debian/FAQ/debian-faq.en.pdf.gz >$documents/part
-    mv $documents/part $documents/debian-faq.en.pdf
+    unpack "$scratch" || {
+        rm -rf "$scratch"
+        say "debian-faq has not the files that it had: the tests that read it are skipped."
+        return 1
+    }
     rm -rf "$scratch"
+}
+
+unpack() {
+    local faq="$1"/usr/share/doc/debian/FAQ
+    dpkg-deb -x "$1"/debian-faq_*.deb "$1" &&
+        mkdir -p $documents &&
+        cp "$faq"/*.en.html $documents/ &&
+        gunzip -c "$faq"/debian-faq.en.pdf.gz >$documents/part &&
+        # Last, and whole or not at all: it says that the others are there.
+        mv $documents/part $documents/debian-faq.en.pdf
 }
 
 download() (
