@@ -112,6 +112,7 @@ def test_a_response_follows_its_schema(served: Served, client: openai.OpenAI) ->
         input="Invent a person.",
         text={"format": {"type": "json_schema", "name": "person", "strict": True, "schema": PERSON_SCHEMA}},
         max_output_tokens=150,
+        temperature=0,
     )
     assert answer.status == "completed"
     assert list(json.loads(answer.output_text)) == ["name", "age"]

@@ -229,6 +229,8 @@ def _class_of(config: ModelConfig) -> Any:
         if str(place) not in sys.path:
             sys.path.append(str(place))
     name = f"{file.parent.name}.{file.stem}"
+    # Python takes bytecode for current by whole seconds and size: a model changed at once would be the old one again.
+    sys.dont_write_bytecode = True
     with _Failures():
         __import__(name)
     module: ModuleType = sys.modules[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,24 @@ class TritonPythonModel:
     def finalize(self):
         print("finalized")
 """
+
+
+def test_a_model_that_was_changed_within_a_second_is_the_new_one(tmp_path):
+    answers = """
+class TritonPythonModel:
+    def execute(self, requests):
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("Y", np.array([b"old"], object))]) for _ in requests]
+"""
+    config = configuration(tmp_path, answers)
+    file = Path(config.path, "model.py")
+    found = []
+    for source in (file.read_text(), file.read_text().replace("old", "new")):
+        file.write_text(source)
+        os.utime(file, (1e9, 1e9))
+        with instance() as host:
+            assert host.load(config) == Loaded()
+            found.append(host.ask(tensor("X", X))[1]["Y"][0])
+    assert found == [b"old", b"new"]
 
 
 def test_a_model_is_initialized_with_tritons_arguments_measures_and_is_finalized(tmp_path):
