@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 from backends.errors import DeadlineExceeded, ServingError
 from backends.model import InferResponse, Listenable
 from gateway.plane import Plane
 from gateway.telemetry import CLIENT_CLOSED_REQUEST, Exchange
-from gateway.wire import Wire
+from gateway.wire import Scope, Wire
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +46,29 @@ class Words(Protocol[Head_co, Body_co]):
         ...
 
     def failure(self, error: ServingError) -> tuple[int, Head_co, Body_co]: ...
+
+
+def is_ordinary(plane: Plane, headers: Mapping[bytes, bytes], size_bytes: int, long_way: frozenset[bytes]) -> bool:
+    """Whether nothing stands between a request of this size and its model, and no field of it is in `long_way`."""
+    return (
+        plane.keys is None
+        and not plane.draining
+        and size_bytes <= plane.settings.max_body_bytes
+        and long_way.isdisjoint(headers)
+    )
+
+
+def recorded(
+    plane: Plane, operation: str, scope: Scope, headers: Mapping[bytes, bytes], model: str, began: float
+) -> Exchange:
+    """The record of a request that came, whole, at `began`."""
+    client = scope["client"]
+    record = plane.telemetry.begin(
+        operation, "POST", scope["path"], client[0] if client else "", headers.get(b"x-request-id")
+    )
+    record.started_at = record.received_at = began
+    record.route(model, False)
+    return record
 
 
 class Latecomers:

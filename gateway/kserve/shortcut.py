@@ -20,7 +20,7 @@ from gateway.kserve.http_response import head_lines, write_inference
 from gateway.kserve.permits import is_free
 from gateway.kserve.routes import Routes
 from gateway.plane import Plane
-from gateway.taskless import Latecomers, Taskless
+from gateway.taskless import Latecomers, Taskless, is_ordinary, recorded
 from gateway.tenants import ANYONE
 from gateway.wire import Scope, Send, Wire
 
@@ -51,13 +51,7 @@ class Shortcut:
             return False
         headers = dict(scope["headers"])
         size = len(body)
-        if (
-            plane.keys is not None
-            or plane.draining
-            or size > plane.settings.max_body_bytes
-            or not _LONG_WAY.isdisjoint(headers)
-            or self._dataplane.tracer.is_on
-        ):
+        if self._dataplane.tracer.is_on or not is_ordinary(plane, headers, size, _LONG_WAY):
             return False
         try:
             served = self._dataplane.find(route.model, route.version, ANYONE)
@@ -71,12 +65,7 @@ class Shortcut:
             responses = cast("Listenable", self._dataplane.infer(served, inference.request, inference.wanted))
         except Exception:  # noqa: BLE001  # the long way comes to the same, and tells
             return False
-        client = scope["client"]
-        record = plane.telemetry.begin(
-            "infer", "POST", scope["path"], client[0] if client else "", headers.get(b"x-request-id")
-        )
-        record.started_at = record.received_at = began
-        record.route(served.config.name, False)
+        record = recorded(plane, "infer", scope, headers, served.config.name, began)
         reply = HttpReply(wire, send)
         reply.own_lines = b"x-request-id: %b\r\n" % record.request_id
         Taskless(plane, record, wire, reply, _Words(inference, served, reply), responses, self._latecomers)

@@ -15,12 +15,14 @@ from gateway.errors import render
 from gateway.operations import Operation
 from gateway.plane import Plane
 from gateway.reply import Reply
-from gateway.taskless import Latecomers, Taskless
+from gateway.taskless import Latecomers, Taskless, is_ordinary, recorded
 from gateway.telemetry import Exchange
 from gateway.wire import Scope, Send, Wire
 
 _LONG_WAY = frozenset({b"content-encoding", b"x-request-timeout-ms", b"traceparent"})
 """Header fields with which a request goes the long way."""
+# A larger body is read once, the long way: here it may be read for nothing, and a task is a small part of its cost.
+_MOST_BYTES = 1 << 14
 _JSON = [(b"content-type", b"application/json")]
 
 
@@ -39,12 +41,7 @@ class Shortcut:
         """Begin to answer. False, and nothing was done: it goes the long way."""
         plane, dialect = self._plane, self._dialects[scope["path"]]
         headers = dict(scope["headers"])
-        if (
-            plane.keys is not None
-            or plane.draining
-            or len(body) > plane.settings.max_body_bytes
-            or not _LONG_WAY.isdisjoint(headers)
-        ):
+        if len(body) > _MOST_BYTES or not is_ordinary(plane, headers, len(body), _LONG_WAY):
             return False
         began = monotonic()
         try:
@@ -63,12 +60,7 @@ class Shortcut:
             return False
         if begun is None:
             return False
-        client = scope["client"]
-        record = plane.telemetry.begin(
-            dialect.operation, "POST", scope["path"], client[0] if client else "", headers.get(b"x-request-id")
-        )
-        record.started_at = record.received_at = began
-        record.route(call.model, False)
+        record = recorded(plane, dialect.operation, scope, headers, call.model, began)
         record.admit()
         record.took(request.route)
         plane.decisions.begin(record, call.model, call.body).took(request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from asyncio import Event
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from backends.model import Begun, InferRequest, InferResponse, OpenAIRequest, Op
 from backends.tensors import Tensor, elements
 from backends.worker.openai.face import Face
 from backends.worker.text import USAGE
+from ensembles.endpointless import Endpointless
 from gateway.access_log import NoLog
 from gateway.auth import Keys
 from gateway.kserve.dataplane import DataPlane
@@ -47,11 +48,10 @@ async def measure(request: InferRequest) -> AsyncIterator[InferResponse]:
     yield InferResponse([Tensor("embedding", "FP32", (len(texts), 2), data)], {USAGE: sum(map(len, texts))})
 
 
-class Embedder:
+class Embedder(Endpointless):
     """A model that takes texts, without a worker. `begun` counts what it was asked to begin, `asked` all inferences."""
 
     session_header = b""
-    parallelism = None
     is_listenable = True
 
     def __init__(self, told: ModelConfig) -> None:
@@ -81,15 +81,6 @@ class Embedder:
 
     def ready(self) -> bool:
         return True
-
-    def work(self) -> Mapping[str, int]:
-        return {}
-
-    def connections(self) -> tuple[int, int]:
-        return 0, 0
-
-    def close(self) -> None:
-        pass
 
 
 @asynccontextmanager
@@ -151,12 +142,14 @@ async def test_both_ways_refuse_the_same(tmp_path: Path, body: dict[str, Any], s
         assert not plane.clock.members
 
 
-async def test_what_takes_several_inferences_or_somebodys_key_goes_the_long_way(tmp_path: Path) -> None:
+async def test_what_takes_several_inferences_is_large_or_has_somebodys_key_goes_the_long_way(tmp_path: Path) -> None:
     async with served(tmp_path, request_timeout=5) as (client, plane, embedder):
         status, answer = await client.ask(PATH, asked("a", "bb", "ccc"))
         assert status == 200
         assert [item["embedding"][0] for item in answer["data"]] == [1, 2, 3]
         assert (embedder.begun, embedder.asked) == (0, 2)
+        assert (await client.ask(PATH, asked("a" * 20_000)))[0] == 200
+        assert embedder.begun == 0
         plane.keys = Keys([])
         assert (await client.ask(PATH, asked("a")))[0] == 401
         plane.keys, plane.draining = None, True
