@@ -30,19 +30,12 @@ install_redis() {
 
 fetch_documents() {
     [ -e $documents/debian-faq.en.pdf ] && return
-    local scratch
+    local scratch fetched=1
     scratch=$(mktemp -d)
-    if ! download "$scratch" 2>/dev/null && ! { update && download "$scratch"; }; then
-        rm -rf "$scratch"
-        say "debian-faq cannot be downloaded (apt-get download debian-faq): the tests that read it are skipped."
-        return 1
-    fi
-    unpack "$scratch" || {
-        rm -rf "$scratch"
-        say "debian-faq has not the files that it had: the tests that read it are skipped."
-        return 1
-    }
+    { download "$scratch" 2>/dev/null || { update && download "$scratch"; }; } && unpack "$scratch" && fetched=0
     rm -rf "$scratch"
+    [ $fetched = 0 ] || say "debian-faq cannot be had (apt-get download debian-faq): the tests that read it are skipped."
+    return $fetched
 }
 
 unpack() {

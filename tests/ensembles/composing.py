@@ -12,6 +12,7 @@ from backends.errors import Code, InferenceError
 from backends.model import InferRequest, InferResponse, TensorModel
 from backends.statistics import ModelStatistics
 from backends.tensors import Tensor
+from ensembles.endpointless import Endpointless
 from ensembles.graph import Ensemble, connect
 
 Answer = Callable[[InferRequest], AsyncIterator[InferResponse]]
@@ -83,13 +84,12 @@ def _tensor(words: str) -> tuple[str, tuple[int, ...], bool]:
     return kind, tuple(int(size) for size in dims.strip("[]").split(",") if size), "optional" in rest
 
 
-class Fake:
+class Fake(Endpointless):
     """A model whose answers a coroutine makes; keeps what it was asked and what became of it."""
 
     def __init__(self, config: ModelConfig, answer: Answer) -> None:
         self.config = config
         self.capabilities: frozenset[str] = frozenset()
-        self.parallelism = None
         self.asked: list[InferRequest] = []
         self.open = 0
         self.most_open = 0
@@ -108,15 +108,6 @@ class Fake:
 
     async def statistics(self) -> ModelStatistics:
         return ModelStatistics()
-
-    def work(self) -> Mapping[str, int]:
-        return {}
-
-    def connections(self) -> tuple[int, int]:
-        return 0, 0
-
-    def close(self) -> None:
-        pass
 
 
 class FakeResponses:

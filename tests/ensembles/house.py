@@ -19,6 +19,7 @@ from backends.model import (
     OpenAIResponse,
     Write,
 )
+from ensembles.endpointless import Endpointless
 from ensembles.pipeline import Pipeline
 from ensembles.records.rows import VectorStore
 from ensembles.stores.filters import Filter
@@ -124,11 +125,10 @@ class FakeBody:
 Say = Callable[[dict[str, Any]], "OpenAIResponse | Exception"]
 
 
-class FakeModel:
+class FakeModel(Endpointless):
     """Answers each path as it is told."""
 
     session_header = b"x-session-id"
-    parallelism = None
 
     def __init__(self, name: str, **says: Say) -> None:
         self.config = ModelConfig(name, "fake")
@@ -146,15 +146,6 @@ class FakeModel:
 
     def lacking(self) -> ModelNotReady | None:
         return None if self.is_ready else ModelNotReady("not ready")
-
-    def work(self) -> dict[str, int]:
-        return {}
-
-    def connections(self) -> tuple[int, int]:
-        return 0, 0
-
-    def close(self) -> None:
-        pass
 
     async def respond(self, request: OpenAIRequest) -> OpenAIResponse:
         fields = msgspec.json.decode(request.body)

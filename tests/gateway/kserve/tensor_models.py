@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from backends.errors import Code, InferenceError, ServingError
 from backends.model import Endpoints, InferRequest, InferResponse, Models, State
 from backends.statistics import ModelStatistics
 from backends.tensors import Tensor
+from ensembles.endpointless import Endpointless
 from gateway.access_log import NoLog
 from gateway.kserve.dataplane import DataPlane
 from gateway.plane import Plane
@@ -26,11 +27,10 @@ from gateway.telemetry import Telemetry
 Answer = Callable[[InferRequest], AsyncIterator[InferResponse]]
 
 
-class Model:
+class Model(Endpointless):
     """Answers by a generator. `requests` are those that came, `ended` counts those whose responses were closed."""
 
     capabilities: frozenset[Any] = frozenset()
-    parallelism = None
 
     def __init__(self, config: ModelConfig, answer: Answer, *, is_listenable: bool = True) -> None:
         self.config = config
@@ -41,15 +41,6 @@ class Model:
 
     def ready(self) -> bool:
         return True
-
-    def work(self) -> Mapping[str, int]:
-        return {}
-
-    def connections(self) -> tuple[int, int]:
-        return 0, 0
-
-    def close(self) -> None:
-        pass
 
     def infer(self, request: InferRequest) -> Responses:
         self.requests.append(request)
