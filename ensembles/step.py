@@ -57,6 +57,11 @@ class Turn:
     timings: dict[str, float] = field(default_factory=dict)
     degraded: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def shown(self) -> list[Passage]:
+        """The passages that are in the prompt, by their numbers."""
+        return sorted((passage for passage in self.passages if passage.number), key=lambda passage: passage.number)
+
 
 class Searchable(Protocol):
     """The vector stores that a step may search. All raise `ServingError`; cancelling one stops what it began."""

@@ -32,8 +32,7 @@ class Cited:
     @property
     def passages(self) -> list[Passage]:
         """Those in the prompt, by their numbers."""
-        shown = [passage for passage in self.turn.passages if passage.number]
-        return sorted(shown, key=lambda passage: passage.number)
+        return self.turn.shown
 
     def headers(self) -> Headers:
         """The fields that say at the answer's head what was done without."""

@@ -141,8 +141,7 @@ class _Recent:
         self._orders: deque[tuple[str, list[tuple[str, int]]]] = deque(maxlen=_RECENT_PROMPTS)
 
     def note(self, turn: Turn) -> None:
-        shown = sorted((passage for passage in turn.passages if passage.number), key=lambda passage: passage.number)
-        self._orders.appendleft((turn.request.tenant, [_key(passage) for passage in shown]))
+        self._orders.appendleft((turn.request.tenant, [_key(passage) for passage in turn.shown]))
 
     def arranged(self, turn: Turn, passages: list[Passage]) -> list[Passage]:
         """The passages, those first that an earlier prompt began with: the most, and of the latest that has so many."""
