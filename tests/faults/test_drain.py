@@ -63,9 +63,13 @@ async def test_what_was_accepted_is_finished_and_nothing_new_is_taken(echo_serve
                 assert int(answer.headers["retry-after"]) >= 1
                 assert json.loads(body)["error"]["code"] == "service_unavailable"
             idle.writer.write(request(CHAT, json.dumps(question()).encode()))
-            assert await idle.head() == 503
-            assert idle.headers["connection"] == "close"
-            await idle.rest()
+            try:
+                assert await idle.head() == 503
+                assert idle.headers["connection"] == "close"
+                await idle.rest()
+            except (asyncio.IncompleteReadError, ConnectionResetError):
+                # All five may be with the other process: the one that holds this connection has nothing to finish.
+                assert workers == "2"
             assert await idle.is_closed()
             for answer in (streamed, first, second, third):
                 assert await answer.head() == 200
