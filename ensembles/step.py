@@ -17,14 +17,21 @@ from ensembles.stores.store import Chunk, Hit
 class Passage:
     """A chunk that was retrieved. `score` is between 0 and 1 once it was fused or reranked.
 
-    `number` is the one that it has in the prompt, from 1 on, 0 before it stands there.
+    `number` is the one that it has in the prompt, from 1 on, 0 before it stands there. `excerpt` is what of the chunk's
+    text is to stand there, where that is not all of it.
     """
 
     chunk: Chunk
     score: float
     number: int = 0
+    excerpt: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     """What each way gave it: `dense`, `words`, `fused`, `rerank`."""
+
+    @property
+    def text(self) -> str:
+        """What a generator reads of it."""
+        return self.excerpt or self.chunk.text
 
 
 @dataclass(slots=True)

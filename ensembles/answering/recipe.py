@@ -44,6 +44,7 @@ class Recipe(msgspec.Struct, frozen=True):
             "rewrite": self.generator,
             "embed": self.embedder,
             "rerank": self.reranker,
+            "excerpt": self.reranker,
             "prompt": self.generator,
         }
         given = self.steps.get(step, {})
@@ -54,6 +55,7 @@ class Recipe(msgspec.Struct, frozen=True):
         """The steps that run."""
         left_out = {
             "rewrite": "rewrite" not in self.steps,
+            "excerpt": "excerpt" not in self.steps,
             "rerank": not self.reranker and "model" not in self.steps.get("rerank", {}),
         }
         return [name for name in STEPS if not left_out.get(name, False)]

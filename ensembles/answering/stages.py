@@ -25,6 +25,7 @@ _DEFAULTS: dict[str, tuple[float, Policy]] = {
     "embed": (5.0, "degrade"),
     "retrieve": (10.0, "fail"),
     "rerank": (5.0, "degrade"),
+    "excerpt": (5.0, "degrade"),
     "prompt": (5.0, "degrade"),
 }
 STEPS = tuple(_DEFAULTS)
@@ -42,8 +43,8 @@ class Stage:
     """A step with its terms.
 
     Without it: a rewritten question is the question as it is, without embedding words alone are searched by, without
-    retrieval nothing is found, without reranking the order is the fused one, without a count of tokens their number is
-    estimated.
+    retrieval nothing is found, without reranking the order is the fused one, without excerpts passages are whole,
+    without a count of tokens their number is estimated.
     """
 
     name: str
@@ -94,7 +95,8 @@ class Stages:
         turn.passages = best[: turn.limit]
 
     async def prepare(self, turn: Turn) -> None:
-        """Put the passages into the messages."""
+        """Put the passages, or what of them bears on the question, into the messages."""
+        await self._run("excerpt", turn)
         await self._run("prompt", turn)
 
     async def _embed(self, turn: Turn) -> None:

@@ -29,6 +29,8 @@ _TOKENS_A_MESSAGE = 12
 # Pessimistic for English, about right for Chinese.
 _BYTES_A_TOKEN = 3
 _FALLBACK_CONTEXT_TOKENS = 4096
+# A chunk, and what of it stands in the prompt.
+_Key = tuple[str, int, str]
 # About as many prompts as an engine keeps computed.
 _RECENT_PROMPTS = 32
 
@@ -138,7 +140,7 @@ class _Recent:
     """The order of the passages in the last prompts, each tenant's its own: what one asks changes no other's answer."""
 
     def __init__(self) -> None:
-        self._orders: deque[tuple[str, list[tuple[str, int]]]] = deque(maxlen=_RECENT_PROMPTS)
+        self._orders: deque[tuple[str, list[_Key]]] = deque(maxlen=_RECENT_PROMPTS)
 
     def note(self, turn: Turn) -> None:
         self._orders.appendleft((turn.request.tenant, [_key(passage) for passage in turn.shown]))
@@ -148,7 +150,7 @@ class _Recent:
         by_key = {_key(passage): passage for passage in passages}
         if len(by_key) < len(passages):  # a file in two stores
             return passages
-        first: list[tuple[str, int]] = []
+        first: list[_Key] = []
         for tenant, order in self._orders:
             shared = list(takewhile(by_key.__contains__, order))
             if tenant == turn.request.tenant and len(shared) > len(first):
@@ -156,15 +158,15 @@ class _Recent:
         return [by_key.pop(key) for key in first] + list(by_key.values())
 
 
-def _key(passage: Passage) -> tuple[str, int]:
-    return passage.chunk.file_id, passage.chunk.ordinal
+def _key(passage: Passage) -> _Key:
+    return passage.chunk.file_id, passage.chunk.ordinal, passage.excerpt
 
 
 def block(number: int, passage: Passage) -> str:
     """A passage as the generator reads it: its number, where it is from, its text."""
     chunk = passage.chunk
     where = [chunk.filename, chunk.heading, "" if chunk.page is None else f"page {chunk.page}"]
-    return f"[{number}] {', '.join(filter(None, where))}\n{chunk.text.strip()}"
+    return f"[{number}] {', '.join(filter(None, where))}\n{passage.text.strip()}"
 
 
 def _fitting(sizes: Sequence[int], room: int) -> int:

@@ -15,10 +15,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from backends.errors import UpstreamProtocolError
-from backends.model import Capability
-from ensembles.asking import ask
 from ensembles.options import read
+from ensembles.ranking import scores
 from ensembles.step import Passage, Surroundings, Turn
 
 # What the best passages have in common counts twice as much as the question: any share from 1 to 3 does as well.
@@ -40,15 +38,6 @@ class Options(msgspec.Struct, frozen=True):
     feedback_weight: Annotated[float, Meta(ge=0, le=1)] = 1 / 3
 
 
-class _Result(msgspec.Struct):
-    index: int
-    relevance_score: float
-
-
-class _Answer(msgspec.Struct):
-    results: list[_Result]
-
-
 def load(options: Mapping[str, Any], surroundings: Surroundings) -> Rerank:
     return Rerank(read(options, Options, "The step 'rerank'"), surroundings)
 
@@ -66,12 +55,7 @@ class Rerank:
         if not first:
             return
         documents = [passage.chunk.text for passage in first]
-        fields = {"model": options.model, "query": turn.query, "documents": documents}
-        answer = await ask(self._surroundings, Capability.RERANK, "/v1/rerank", fields, _Answer, turn.request)
-        scores = {result.index: result.relevance_score for result in answer.results}
-        if scores.keys() != set(range(len(first))):
-            raise UpstreamProtocolError(f"The model '{options.model}' has not scored every passage once.")
-        first = mix(first, [scores[i] for i in range(len(first))], options.weight)
+        first = mix(first, await scores(self._surroundings, options.model, turn, documents), options.weight)
         if options.feedback:
             first = follow(first, turn.vector, options.feedback, options.feedback_weight)
         if rest:
@@ -81,14 +65,14 @@ class Rerank:
         turn.passages = [*first, *rest]
 
 
-def mix(passages: Sequence[Passage], scores: Sequence[float], weight: float) -> list[Passage]:
-    """The passages by falling score: `weight` parts of `scores`, the rest of what they had.
+def mix(passages: Sequence[Passage], ranked: Sequence[float], weight: float) -> list[Passage]:
+    """The passages by falling score: `weight` parts of the scores `ranked`, the rest of what they had.
 
     Both are stretched to span 0 to 1 first: a reranker's scores have a range of their own.
     """
     had = _stretched([passage.score for passage in passages])
-    given = _stretched(scores)
-    for passage, score, old, new in zip(passages, scores, had, given, strict=True):
+    given = _stretched(ranked)
+    for passage, score, old, new in zip(passages, ranked, had, given, strict=True):
         passage.scores["rerank"] = score
         passage.score = (1 - weight) * old + weight * new
     return sorted(passages, key=lambda passage: -passage.score)

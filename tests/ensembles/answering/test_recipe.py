@@ -30,6 +30,7 @@ from tests.ensembles.house import (
         ({"steps": {"prompt": {"place": "nowhere"}}}, "place"),
         ({"steps": {"rewrite": {"messages": 1}}}, "messages"),
         ({"steps": {"embed": {"size": 1}}}, "size"),
+        ({"steps": {"excerpt": {"characters": 0}}}, "characters"),
         ({"steps": {"cite": {"url": "{nothing}"}}}, "url"),
     ],
 )

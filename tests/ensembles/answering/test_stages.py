@@ -12,11 +12,14 @@ from tests.ensembles.house import (
     GENERATOR,
     FakeLibrary,
     House,
+    answered,
     asked,
     body_of,
     built,
+    chunk,
     pipeline,
     question,
+    reranker,
     talker,
     whole,
 )
@@ -97,6 +100,30 @@ async def test_the_question_is_embedded_while_its_words_are_searched_for() -> No
     model, house = built("red", library=FakeLibrary(during=meet))
     await whole(model, question())
     assert {"embed", "words", "dense"} == {way for way, _ in house.library.asked}
+
+
+async def test_a_prompt_has_excerpts_where_they_are_listed_and_searches_tell_whole_passages() -> None:
+    texts = ("Apples are red and round, and they grow on trees here.", "Pears are green, and they grow on walls there.")
+    library = FakeLibrary(chunks=[chunk(1, " ".join(texts))])
+    house = House(talker("red [1]"), reranker(0.9), library=library)
+    house.models["reranker"].says["rerank"] = lambda fields: answered(
+        {"results": [{"index": n, "relevance_score": -n} for n in range(len(fields["documents"]))]}
+    )
+    steps = {"excerpt": {"characters": 60}}
+    for model, expected in ((pipeline(house), " ".join(texts)), (pipeline(house, steps=steps), texts[0])):
+        told = await whole(model, question(include_timings=True))
+        assert ("excerpt" in told["rag"]["timings"]) is (expected == texts[0])
+        assert f"1.txt\n{expected}\n" in house.models[GENERATOR].asked[-1][1]["messages"][-1]["content"]
+    found = json.loads(await body_of(await model.respond(asked("/v1/rag/query", query="red?"))))
+    assert [passage["text"] for passage in found["passages"]] == [" ".join(texts)]
+
+
+async def test_passages_are_whole_where_their_excerpts_fail() -> None:
+    library = FakeLibrary(chunks=[chunk(1, "Apples are red and round. " * 20)])
+    house = House(talker("red [1]"), reranker(0.9), library=library)
+    told = await whole(pipeline(house, steps={"excerpt": {"model": "nobody"}}), question(include_timings=True))
+    assert told["rag"]["degraded"] == {"excerpt": "model_not_found"}
+    assert "Apples are red and round. " * 19 in house.models[GENERATOR].asked[-1][1]["messages"][-1]["content"]
 
 
 async def test_a_question_that_cannot_be_rewritten_is_searched_for_as_it_is() -> None:

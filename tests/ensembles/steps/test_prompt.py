@@ -162,6 +162,16 @@ async def test_a_prompt_begins_with_as_many_passages_as_it_can_of_an_earlier_one
     assert shown(await asked(step, 4, 5, 1, 3)) == ["3", "1", "4", "5"]
 
 
+async def test_another_excerpt_of_a_passage_is_not_the_same_beginning() -> None:
+    step = prompt(House(talker()), order="reuse")
+    await asked(step, 2, 1)
+    found = turn(0)
+    found.passages = [Passage(chunk(n, "word"), 1.0, excerpt="wor") for n in (1, 2)]
+    await step.run(found)
+    assert shown(found) == ["1", "2"]
+    assert "[1] 1.txt\nwor\n" in found.prompt[-1]["content"]
+
+
 async def test_numbers_follow_the_prompt_and_the_passages_keep_their_order() -> None:
     step = prompt(House(talker()), order="reuse")
     await asked(step, 3, 1, 2)
