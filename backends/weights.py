@@ -86,9 +86,11 @@ def manifest(folder: Path) -> Manifest:
     return found
 
 
-def missing(folder: Path) -> list[WeightFile]:
-    """Files of the manifest that are absent or have the wrong size. Cheap: nothing is hashed."""
-    return [weight for weight in manifest(folder).files if not _has_size(folder / weight.path, weight.bytes)]
+def missing(folder: Path) -> list[str]:
+    """Paths of the manifest that are absent or have the wrong size, exported ones too. Cheap: nothing is hashed."""
+    told = manifest(folder)
+    lacking = [weight.path for weight in told.files if not _has_size(folder / weight.path, weight.bytes)]
+    return lacking + _not_exported(folder, told.export)
 
 
 def pull(folder: Path, progress: Progress) -> list[str]:
@@ -117,10 +119,14 @@ def pull(folder: Path, progress: Progress) -> list[str]:
             status = target.stat()
             verified[weight.path] = _Verified(weight.sha256, status.st_size, status.st_mtime_ns)
             _write_stamp(folder, verified)
-        if told.export is not None and (fetched or not all((folder / made).exists() for made in told.export.makes)):
+        if told.export is not None and (fetched or _not_exported(folder, told.export)):
             _export(folder, told.export)
             fetched += told.export.makes
     return fetched
+
+
+def _not_exported(folder: Path, export: Export | None) -> list[str]:
+    return [] if export is None else [made for made in export.makes if not (folder / made).exists()]
 
 
 def _export(folder: Path, export: Export) -> None:

@@ -37,7 +37,7 @@ def tritium_server() -> Iterator[Tritium]:
     """The demo model served by llamacpp through the gateway, for the whole session."""
     repository = ROOT / "model_repository"
     if lacking := missing(repository / DEMO_MODEL):
-        unavailable(f"{lacking[0].path} of {DEMO_MODEL} is not fetched: run `tritium models pull {DEMO_MODEL}`")
+        unavailable(f"{lacking[0]} of {DEMO_MODEL} is not fetched: run `tritium models pull {DEMO_MODEL}`")
     with serving(repository) as server:
         yield server
 

@@ -104,7 +104,7 @@ def demo(config_name: str = "", repository: Path = ROOT / "model_repository") ->
     config = found[0] if len(found) == 1 else next(model for model in found if model.name == DEMO_MODEL)
     assert isinstance(config, ModelConfig), config
     if lacking := missing(repository / config.name):
-        unavailable(f"{lacking[0].path} of {config.name} is not fetched")
+        unavailable(f"{lacking[0]} of {config.name} is not fetched")
     if config_name and not (Path(config.path) / "hf" / "config.json").exists():
         unavailable(f"the weights of {config.name} are not converted: run `make engines`")
     if config.backend != "llamacpp":

@@ -126,7 +126,7 @@ def serving_kind(kind: str, *models: str, environment: dict[str, str] | None = N
     """Serve `models` by engines of this kind until the block ends; skipped where it cannot be done."""
     for model in models:
         if lacking := missing(REPOSITORIES[model] / model):
-            unavailable(f"{lacking[0].path} of {model} is not fetched: run `make test-weights`")
+            unavailable(f"{lacking[0]} of {model} is not fetched: run `make test-weights`")
     if kind != "llamacpp":
         require(kind)
     flags = [part for model in models for part in ("--model-repository", str(REPOSITORIES[model]))]

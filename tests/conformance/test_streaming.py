@@ -69,7 +69,7 @@ def serving_tensorrtllm(folder: Path) -> Iterator[tuple[Tritium, str]]:
 @contextmanager
 def serving_demo(kind: str) -> Iterator[tuple[Tritium, str]]:
     if lacking := missing(ROOT / "model_repository" / DEMO_MODEL):
-        unavailable(f"{lacking[0].path} of {DEMO_MODEL} is not fetched: run `tritium models pull {DEMO_MODEL}`")
+        unavailable(f"{lacking[0]} of {DEMO_MODEL} is not fetched: run `tritium models pull {DEMO_MODEL}`")
     if kind != "llamacpp" and not (ROOT / ".engines" / kind / "bin" / "python").exists():
         unavailable(f"the environment of {kind} is not there: make it with deploy/engines/{kind}.sh")
     flags = () if kind == "llamacpp" else ("--model-config-name", kind)
