@@ -1,6 +1,6 @@
 """Writes the weights that `tritium models pull` fetched as Q8_0: llama.cpp multiplies it by fast code, Q4_1 by slow.
 
-The layout is that of ggml's docs/gguf.md, the blocks are those of its ggml-common.h. Metadata, the license among them,
+The layout is that of ggml's docs/gguf.md, the blocks are those of its ggml-common.h. Metadata, the licence among them,
 and tensors of other types pass as they are.
 """
 
