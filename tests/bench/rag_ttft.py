@@ -1,15 +1,16 @@
 """Time to the first token of a RAG chat beside Haystack's: `python -m tests.bench.rag_ttft`.
 
-Both ask the same models about the same chunks: hybrid retrieval of 50 candidates, 20 of them reranked, three in the
-prompt. Each has a server of its own with these models, so that neither finds in its caches what the other has asked,
-and they take turns at questions of which none comes twice. Ours is a chat over HTTP; Haystack's pipeline runs in the
-process of its client, with its store in memory.
+All ask the same models about the same chunks: hybrid retrieval of 50 candidates, 20 of them reranked, three in the
+prompt. Haystack's pipeline runs in the process of its client, with its store in memory; once with embedder and reranker
+there too, by onnxruntime, as its own components have them, and once with those of a server of ours, whose reranker
+keeps passages' token vectors for it. Its generator is a server's both times. Ours is a chat over HTTP, once as the
+demo's is, with excerpts of the passages in the prompt, and once with whole passages, as Haystack's prompt has them.
 
-The reranker keeps passages' token vectors, and the corpus is small enough for all of them. The first twenty questions,
-each of another subject, meet most passages for the first time: they are told apart from those that follow, each side
-with the share of its passages that were kept. Ours puts passages into an order of which the engine may have the
-beginning computed (`order`), Haystack has its own; how many tokens the engine computes for either depends on nothing
-else that the machine does. With `echo` as the generator all but the model's own time is left.
+Each has a server of its own, so that none finds in its caches what another has asked, and they take turns at questions
+of which none comes twice. The first twenty, each of another subject, meet most passages for the first time: they are
+told apart from those that follow, each with the share of its passages that were kept. Ours puts whole passages into an
+order of which the engine may have the beginning computed (`order`); how many tokens the engine computes for each
+depends on nothing else that the machine does. With `echo` as the generator all but the model's own time is left.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,12 +44,23 @@ _SUBJECTS = (
 )  # fmt: skip
 _ASKED = ("How do {} work here?", "What must I configure for {}?", "Which limits do {} have?", "Who uses {}?")
 _OPENING = ("What is this?", "Where do I begin?")
-_PORTS = (21320, 21330)
+_FIRST_PORT = 21320
+_OURS: dict[str, dict[str, dict[str, Any]]] = {
+    "ours, excerpts": {"excerpt": {}},
+    "ours, whole passages": {"prompt": {"order": "reuse"}},
+}
+_HAYSTACK: dict[str, dict[str, str] | None] = {
+    "Haystack, models in its process": {
+        part: str(ROOT / "model_repository" / name / "1") for part, name in MODELS.items()
+    },
+    "Haystack, models of a server": None,
+}
 
 
 class Side(Protocol):
-    """One of the two that are compared; `metrics` is where its models' server tells what it counted."""
+    """One of those that are compared; `metrics` is where its models' server tells what it counted."""
 
+    name: str
     metrics: str
 
     def ask(self, question: str) -> float:
@@ -59,7 +71,8 @@ class Side(Protocol):
 class Ours:
     """A chat with our pipeline; `steps` are the milliseconds of its steps, a dictionary a question."""
 
-    def __init__(self, server: Server, metrics: str) -> None:
+    def __init__(self, name: str, server: Server, metrics: str) -> None:
+        self.name = name
         self.metrics = metrics
         self._server = server
         self.steps: list[dict[str, float]] = []
@@ -80,7 +93,8 @@ class Ours:
 class Haystack:
     """Haystack's pipeline in a process of its own, which ends once it is told None."""
 
-    def __init__(self, process: subprocess.Popen[str], metrics: str) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[str], metrics: str) -> None:
+        self.name = name
         self.metrics = metrics
         self._process = process
 
@@ -94,12 +108,11 @@ class Haystack:
         return float(self._process.stdout.readline())
 
 
-def repository(folder: Path, generator: str) -> Path:
-    """The models, and a pipeline over them."""
+def repository(folder: Path, generator: str, steps: dict[str, dict[str, Any]]) -> Path:
+    """The models, and a pipeline over them with these steps."""
     folder.mkdir()
     for name in MODELS.values():
         (folder / name).symlink_to(ROOT / "model_repository" / name)
-    steps = {"prompt": {"order": "reuse"}}
     recipe = {"generator": generator, **MODELS, "stores": ["bench"], "top_k": TOP_K, "steps": steps}
     if generator == "echo":
         write(folder / "echo", 'backend: "echo"\n', "model.json", {})
@@ -116,9 +129,14 @@ def write(folder: Path, config: str, name: str, arguments: dict[str, Any]) -> No
 
 
 @contextmanager
-def serving(models: Path, data: Path, port: int) -> Iterator[tuple[Server, str]]:
+def serving(
+    scratch: Path, place: int, generator: str, steps: dict[str, dict[str, Any]]
+) -> Iterator[tuple[Server, str]]:
     """A server of these models, and the address of its metrics."""
-    argv = [str(Path(sys.executable).with_name("tritium")), "serve", "--data-dir", str(data), "--no-access-log"]
+    folder, port = scratch / str(place), _FIRST_PORT + 10 * place
+    folder.mkdir()
+    models = repository(folder / "models", generator, steps)
+    argv = [str(Path(sys.executable).with_name("tritium")), "serve", "--data-dir", str(folder), "--no-access-log"]
     argv += ["--model-repository", str(models), "--http-port", str(port)]
     with running([*argv, "--grpc-port", str(port + 1), "--metrics-port", str(port + 2)]):
         wait_until_answers(f"http://127.0.0.1:{port}/health/ready")
@@ -126,20 +144,29 @@ def serving(models: Path, data: Path, port: int) -> Iterator[tuple[Server, str]]
 
 
 def measure(venv: Path, generator: str, questions: Sequence[str]) -> None:
-    models = {**MODELS, "generator": generator}
-    with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
-        entries = repository(scratch / "models", generator)
-        with serving(entries, scratch / "0", _PORTS[0]) as ours, serving(entries, scratch / "1", _PORTS[1]) as theirs:
-            chunks = ingested(ours[0])
-            given = {"url": f"{theirs[0].url}/v1", "models": models, "chunks": chunks, "top_k": TOP_K}
-            argv = [str(venv / "bin" / "python"), str(Path(__file__).with_name("haystack_chat.py"))]
-            with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-                haystack = Haystack(process, theirs[1])
-                haystack.tell(given)
-                print(f"{generator}, {len(chunks)} chunks", flush=True)
-                compare(Ours(*ours), haystack, questions)
-                haystack.tell(None)
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        sides: list[Side] = []
+        chunks: list[str] = []
+        for name, steps in _OURS.items():
+            server, metrics = stack.enter_context(serving(Path(scratch), len(sides), generator, steps))
+            chunks = ingested(server)
+            sides.append(Ours(name, server, metrics))
+        for name, files in _HAYSTACK.items():
+            server, metrics = stack.enter_context(serving(Path(scratch), len(sides), generator, {}))
+            given = {"url": f"{server.url}/v1", "models": {**MODELS, "generator": generator}, "files": files}
+            haystack = Haystack(name, stack.enter_context(haystack_process(venv)), metrics)
+            haystack.tell({**given, "chunks": chunks, "top_k": TOP_K})
+            stack.callback(haystack.tell, None)
+            sides.append(haystack)
+        print(f"{generator}, {len(chunks)} chunks", flush=True)
+        compare(sides, questions)
+
+
+@contextmanager
+def haystack_process(venv: Path) -> Iterator[subprocess.Popen[str]]:
+    argv = [str(venv / "bin" / "python"), str(Path(__file__).with_name("haystack_chat.py"))]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
 
 
 def ingested(server: Server) -> list[str]:
@@ -151,24 +178,27 @@ def ingested(server: Server) -> list[str]:
     return [chunk["text"] for path in paths for chunk in server.get(path)["data"]]
 
 
-def compare(ours: Ours, haystack: Haystack, questions: Sequence[str]) -> None:
-    in_turns((ours, haystack), _OPENING)  # connections are opened
+def compare(sides: Sequence[Side], questions: Sequence[str]) -> None:
+    in_turns(sides, _OPENING)  # connections are opened
     new = len(_SUBJECTS)
     for name, part in (("new subjects", questions[:new]), ("subjects met before", questions[new:])):
         if not part:
             continue
-        ours.steps.clear()
-        sides: tuple[Side, Side] = ours, haystack
+        for side in sides:
+            if isinstance(side, Ours):
+                side.steps.clear()
         before = [counted(side) for side in sides]
-        mine, theirs = in_turns(sides, part)
-        told = [counted(side).since(had, len(part)) for side, had in zip(sides, before, strict=True)]
-        steps = {step: statistics.median(each.get(step, 0.0) for each in ours.steps) for step in ours.steps[0]}
-        print(
-            f"  {name} ({len(part)} questions): first token after {mine:.0f} ms, Haystack {theirs:.0f} ms:"
-            f" {mine / theirs:.2f} x\n    ours: {told[0]}; Haystack: {told[1]}\n"
-            f"    ours by steps, in ms: {', '.join(f'{step} {took:.1f}' for step, took in steps.items())}",
-            flush=True,
-        )
+        took = in_turns(sides, part)
+        print(f"  {name} ({len(part)} questions): median milliseconds to the first token", flush=True)
+        theirs = [each for side, each in zip(sides, took, strict=True) if isinstance(side, Haystack)]
+        for side, each, had in zip(sides, took, before, strict=True):
+            told = counted(side).since(had, len(part))
+            beside = "".join(f" {each / other:5.2f} x" for other in theirs) if isinstance(side, Ours) else ""
+            print(f"    {side.name:<35} {each:6.0f}{beside:<18} {told}", flush=True)
+        for side in sides:
+            if isinstance(side, Ours):
+                steps = {step: statistics.median(each.get(step, 0.0) for each in side.steps) for step in side.steps[0]}
+                print(f"    {side.name}: {', '.join(f'{step} {took:.1f}' for step, took in steps.items())}", flush=True)
 
 
 def in_turns(sides: Sequence[Side], questions: Sequence[str]) -> list[float]:
