@@ -12,6 +12,7 @@ from backends.errors import ServingError
 from backends.model import Holdable, InferResponse, Responses, Scalar, TensorModel
 from backends.signature import Signature
 from backends.tensors import Tensor
+from backends.trace import Trace
 from ensembles.plan import Step
 from ensembles.slots import Slots
 
@@ -58,6 +59,7 @@ class Execution:
     batch: int
     sequence: Sequence
     slots: Slots | None
+    trace: Trace | None = None
     task: asyncio.Task[InferResponse] | None = None
     held: list[InferResponse] = field(default_factory=list)
     has_ended: bool = False
@@ -85,6 +87,8 @@ class Execution:
             if not task.cancelled():
                 task.exception()  # nobody asks for it any more
         await self.responses.aclose()
+        if self.trace is not None:
+            self.trace.finish()
         self.leave()
 
     def _arrived(self, task: asyncio.Task[InferResponse]) -> None:

@@ -139,6 +139,11 @@ class Run:
 
     def _take(self, execution: Execution, response: InferResponse) -> None:
         """An answer of a step."""
+        trace = execution.trace
+        if trace is not None:
+            trace.answered(response.outputs)
+            if response.final:
+                trace.finish()
         if response.error is not None:
             self._ready.append(InferResponse(error=in_ensemble(response.error, self._name)))
             return
@@ -230,6 +235,7 @@ class Run:
 
     def _begun(self, step: Step, gathered: Mapping[str, Value], slots: Slots | None) -> Execution:
         request, bound = self._request, self._bound[step.index]
+        trace = None if request.trace is None else request.trace.child(bound.model.config)
         sequence: Sequence | None = None
         inputs = []
         for name, own in step.inputs:
@@ -256,11 +262,13 @@ class Run:
             deadline=request.deadline,
             traceparent=request.traceparent,
             tenant=request.tenant,
-            trace=None if request.trace is None else request.trace.child(bound.model.config),
+            trace=trace,
         )
         batch = inputs[0].shape[0] if bound.signature.is_batched and inputs and inputs[0].shape else 0
         bound.signature.admit(inner)
-        return Execution(step, bound, bound.model.infer(inner), batch, sequence, slots)
+        if trace is not None:
+            trace.queued(inputs)
+        return Execution(step, bound, bound.model.infer(inner), batch, sequence, slots, trace)
 
     def _answer(self, sink: Sink, gathered: Mapping[str, Value]) -> None:
         outputs = []
@@ -309,8 +317,6 @@ class Run:
         settle, self._settle = self._settle, None
         if settle is not None:
             settle(outcome)
-            if self._request.trace is not None:
-                self._request.trace.finish()
             self._hold(-1)
 
     def _hold(self, change: int) -> None:

@@ -81,7 +81,7 @@ def traces(options: Iterable[str]) -> Mapping[str, str | list[str]]:
         if name not in _TRACES or not value:
             raise ValueError(f"the form is NAME=VALUE of {', '.join(_TRACES)}")
         if name == "level" and value in _LEVELS:
-            levels.append(value)
+            levels = [level for level in _LEVELS if level in (*levels, value)]
             found[_TRACES[name]] = levels
         elif name == "triton,file" or (name == "mode" and value == "triton") or _is_number(name, value):
             found[_TRACES[name]] = value

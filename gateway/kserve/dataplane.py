@@ -18,6 +18,7 @@ from backends.model import Counted, InferRequest, InferResponse, Responses, Stat
 from backends.signature import Signature
 from backends.statistics import ModelStatistics
 from backends.tensors import DATATYPE_OF_TYPE
+from backends.trace import Trace
 from gateway.kserve.classification import Labels, classify
 from gateway.kserve.shared_memory import Regions
 from gateway.kserve.shared_state import SharedState
@@ -134,6 +135,9 @@ class DataPlane:
         signature = served.signature
         signature.admit(request)
         responses = served.model.infer(request)
+        if request.trace is not None:
+            request.trace.queued(request.inputs)
+            responses = _Traced(responses, request.trace)
         if signature.reshapes_outputs or any(output.classes or output.region for output in wanted):
             return _Dressed(responses, served, wanted, self.regions)
         return responses
@@ -225,6 +229,25 @@ class DataPlane:
             for number, entry in entries.items()
             if entry.model is not None and entry.status.state not in _UNUSABLE
         )
+
+
+class _Traced:
+    """Responses that are told to the trace of their request as they come."""
+
+    def __init__(self, responses: Responses, trace: Trace) -> None:
+        self._responses = responses
+        self._trace = trace
+
+    def __aiter__(self) -> _Traced:
+        return self
+
+    async def __anext__(self) -> InferResponse:
+        response = await self._responses.__anext__()
+        self._trace.answered(response.outputs)
+        return response
+
+    async def aclose(self) -> None:
+        await self._responses.aclose()
 
 
 class _Dressed:

@@ -31,7 +31,10 @@ def settings_of(state: SharedState, model: str = "") -> dict[str, Any]:
 
 
 def apply(state: SharedState, model: str, wanted: Any) -> None:
-    """Take over what a decoded JSON object wants changed; null is the default again. Raises `InferenceError`."""
+    """Take over what a decoded JSON object wants changed; null is the default again. Raises `InferenceError`.
+
+    Levels that are not known change nothing, as in Triton.
+    """
     if not isinstance(wanted, dict):
         return
     if "trace_file" in wanted:
@@ -41,6 +44,8 @@ def apply(state: SharedState, model: str, wanted: Any) -> None:
         for name, read in _READ.items()
         if name in wanted
     }
+    if changed.get("trace_level") == []:
+        del changed["trace_level"]
     if (changed.get("trace_level") or ["OFF"]) != ["OFF"] and not settings_of(state)["trace_file"]:
         raise InferenceError("Attempting to set invalid trace setting :trace file name is not given", Code.INVALID_ARG)
     with state.changing() as document:
@@ -53,11 +58,13 @@ def apply(state: SharedState, model: str, wanted: Any) -> None:
 
 
 def _levels(_name: str, value: Any) -> list[str]:
+    """The levels in Triton's order; none where it knows none of them."""
     levels = [as_string(level) for level in as_array(value)]
-    known = [level for level in levels if level in _LEVELS]
-    if "OFF" in levels and len(levels) > 1:
+    if "OFF" not in levels:
+        return [level for level in _LEVELS if level in levels]
+    if len(levels) > 1:
         raise InferenceError("Expect only one trace level 'OFF' is specified", Code.INVALID_ARG)
-    return known or ["OFF"]
+    return levels
 
 
 def _rate(name: str, value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Traces of inferences, as Triton writes them: when each began what, as JSON in files.
+"""Traces of inferences, as Triton writes them: when each began what, and its tensors, as JSON in files.
 
 Where no file was named at the start nothing is ever traced, and what stands here costs a request nothing: `NoTracer`
 gives out the one trace that keeps nothing.
@@ -9,18 +9,27 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
 from backends.config import ModelConfig
+from backends.tensors import Tensor
 from backends.trace import Trace
+from gateway.kserve import trace_tensors
 from gateway.kserve.shared_state import SharedState
 from gateway.kserve.trace_settings import settings_of
 
+_OFF = ["OFF"]
 _MOST_KEPT = 10_000
 """Traces, where they would be written at the end alone."""
+_MOST_KEPT_CHARACTERS = 16 * 1024 * 1024
+"""Of tensors as text, before a file is written whatever was asked for."""
+_MOST_TENSOR_BYTES = 64 * 1024
+"""Of the tensors of one trace, which are written in the loop: 5 to 20 ms."""
 
 
 class Traced(Protocol):
@@ -53,28 +62,60 @@ class Untraced:
 UNTRACED: Traced = Untraced()
 
 
-class Span:
-    """What happened to one request, or to what an ensemble asked for it (`backends.model.Trace`)."""
+@dataclass(slots=True)
+class Record:
+    """All that is written of one request and of what was asked for it. `characters` are those of its tensors."""
 
-    def __init__(self, log: TraceLog, config: ModelConfig, parent: Span | None = None) -> None:
+    events: list[dict[str, Any]] = field(default_factory=list)
+    characters: int = 0
+    room_bytes: int = _MOST_TENSOR_BYTES
+
+
+class Span:
+    """What happened to one request, or to what an ensemble asked for it (`backends.trace.Trace`).
+
+    What its model was given, gave and when it worked is written in Triton's order, which is not that of being told.
+    """
+
+    def __init__(self, log: TraceLog, config: ModelConfig, levels: Sequence[str], parent: Span | None = None) -> None:
         self._log = log
+        self._levels = levels
+        self._tensors: list[dict[str, Any]] = []
+        self._times = 0, 0, 0
         self._has_ended = False
         self.id = log.next_id()
-        self.events: list[dict[str, Any]] = [] if parent is None else parent.events
+        self.record: Record = Record() if parent is None else parent.record
         head = {"id": self.id, "model_name": config.name, "model_version": config.version}
-        self.events.append(head if parent is None else {**head, "parent_id": parent.id})
+        if "TIMESTAMPS" in levels:
+            self.record.events.append(head if parent is None else {**head, "parent_id": parent.id})
 
     def mark(self, activity: str, ns: int = 0) -> None:
-        moment = {"name": activity, "ns": ns or time.monotonic_ns()}
-        self.events.append({"id": self.id, "timestamps": [moment]})
+        if "TIMESTAMPS" in self._levels:
+            moment = {"name": activity, "ns": ns or time.monotonic_ns()}
+            self.record.events.append({"id": self.id, "timestamps": [moment]})
 
     def child(self, config: ModelConfig) -> Span:
-        child = Span(self._log, config, self)
+        child = Span(self._log, config, self._levels, self)
         child.mark("REQUEST_START")
         return child
 
+    def queued(self, inputs: Sequence[Tensor]) -> None:
+        self._tell("TENSOR_QUEUE_INPUT", inputs)
+
+    def answered(self, outputs: Sequence[Tensor]) -> None:
+        self._tell("TENSOR_BACKEND_OUTPUT", outputs)
+
     def worked(self, queued_ns: int, began_ns: int, ended_ns: int) -> None:
-        self.mark("QUEUE_START", queued_ns)
+        self._times = queued_ns, began_ns, ended_ns
+
+    def finish(self) -> None:
+        if self._has_ended:
+            return
+        self._has_ended = True
+        queued_ns, began_ns, ended_ns = self._times
+        if queued_ns:
+            self.mark("QUEUE_START", queued_ns)
+        self.record.events += self._tensors
         if began_ns:  # a refused one never began
             for activity, ns in (
                 ("COMPUTE_START", began_ns),
@@ -83,21 +124,28 @@ class Span:
                 ("COMPUTE_END", ended_ns),
             ):
                 self.mark(activity, ns)
-        self.finish()
+        self.mark("REQUEST_END", ended_ns)
 
-    def finish(self) -> None:
-        if not self._has_ended:
-            self._has_ended = True
-            self.mark("REQUEST_END")
+    def _tell(self, activity: str, tensors: Sequence[Tensor]) -> None:
+        if "TENSORS" not in self._levels:
+            return
+        record = self.record
+        for tensor in tensors:
+            event = trace_tensors.event(self.id, activity, tensor, record.room_bytes)
+            record.room_bytes = max(0, record.room_bytes - tensor.size_bytes)
+            record.characters += len(event["tensor"]["data"])
+            self._tensors.append(event)
 
 
 class _Request:
     """A request that is traced. `received` and `sent` are what Triton calls the front end's two activities."""
 
-    def __init__(self, log: TraceLog, config: ModelConfig, received: str, sent: str, began_ns: int) -> None:
+    def __init__(
+        self, log: TraceLog, config: ModelConfig, levels: Sequence[str], received: str, sent: str, began_ns: int
+    ) -> None:
         self._log = log
         self._sent = sent
-        self._span = Span(log, config)
+        self._span = Span(log, config, levels)
         self.inner: Trace | None = self._span
         self._span.mark(f"{received}_START", began_ns)
         self._span.mark(f"{received}_END")
@@ -118,7 +166,7 @@ class _Request:
         if self._is_answering:
             self._span.mark(f"{self._sent}_END")
         self._span.finish()
-        self._log.add(self._span.events)
+        self._log.add(self._span.record)
 
 
 class TraceLog:
@@ -135,14 +183,17 @@ class TraceLog:
         self._numbers = itertools.count()
         self._events: list[dict[str, Any]] = []
         self._count = 0
+        self._characters = 0
 
     def next_id(self) -> int:
         return next(self._ids)
 
-    def add(self, events: list[dict[str, Any]]) -> None:
-        self._events += events
+    def add(self, record: Record) -> None:
+        """A trace has ended."""
+        self._events += record.events
         self._count += 1
-        if self._count >= (self.frequency or _MOST_KEPT):
+        self._characters += record.characters
+        if self._count >= (self.frequency or _MOST_KEPT) or self._characters >= _MOST_KEPT_CHARACTERS:
             self.flush()
 
     def flush(self) -> None:
@@ -150,7 +201,7 @@ class TraceLog:
         if not self._events:
             return
         text = msgspec.json.encode(self._events)
-        self._events, self._count = [], 0
+        self._events, self._count, self._characters = [], 0, 0
         names = (self._path.with_name(f"{self._path.name}.{number}") for number in self._numbers)
         for path in names if self.frequency else itertools.chain([self._path], names):
             try:
@@ -185,19 +236,20 @@ class Tracer:
     def is_on(self) -> bool:
         """Whether a request may be traced now."""
         traces = self._state.read().traces
-        return any("TIMESTAMPS" in settings_of(self._state, name)["trace_level"] for name in ("", *traces))
+        return any(settings_of(self._state, name)["trace_level"] != _OFF for name in ("", *traces))
 
     def begin(self, config: ModelConfig, received: str, sent: str, began_seconds: float = 0.0) -> Traced:
         """A request has been read, which came at `began_seconds` of the monotonic clock, by default now."""
         settings = settings_of(self._state, config.name)
-        if "TIMESTAMPS" not in settings["trace_level"]:
+        levels = settings["trace_level"]
+        if levels == _OFF:
             return UNTRACED
         group = config.name if config.name in self._state.read().traces else ""
         self._seen[group] += 1
         if self._seen[group] % max(1, int(settings["trace_rate"])) or not self._is_left(config.name):
             return UNTRACED
         self._log.frequency = int(settings["log_frequency"])
-        return _Request(self._log, config, received, sent, int(began_seconds * 1e9))
+        return _Request(self._log, config, levels, received, sent, int(began_seconds * 1e9))
 
     def close(self) -> None:
         self._log.flush()

@@ -59,8 +59,8 @@ def test_batch_sizes_that_cannot_be_read_are_refused(option):
 
 
 def test_traces_are_the_settings_of_the_extension():
-    options = ["triton,file=/t.json", "triton,log-frequency=50", "rate=100", "count=-1", "level=TIMESTAMPS"]
-    assert pairs.traces([*options, "level=TENSORS", "mode=triton"]) == {
+    options = ["triton,file=/t.json", "triton,log-frequency=50", "rate=100", "count=-1", "level=TENSORS"]
+    assert pairs.traces([*options, "level=TIMESTAMPS", "mode=triton"]) == {
         "trace_file": "/t.json",
         "log_frequency": "50",
         "trace_rate": "100",

@@ -21,6 +21,26 @@ def test_a_model_has_the_servers_settings_but_for_its_own() -> None:
 
 
 @pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (["TENSORS"], ["TENSORS"]),
+        (["TENSORS", "LOUD", "TIMESTAMPS", "TENSORS"], ["TIMESTAMPS", "TENSORS"]),
+        (["OFF"], ["OFF"]),
+        (["LOUD"], ["TIMESTAMPS"]),
+        ([], ["TIMESTAMPS"]),
+        (None, ["OFF"]),
+    ],
+)
+def test_levels_stand_in_one_order_and_unknown_ones_change_nothing(
+    wanted: list[str] | None, expected: list[str]
+) -> None:
+    state = SharedState(traces={"trace_file": "x"})
+    trace_settings.apply(state, "m", {"trace_level": ["TIMESTAMPS"]})
+    trace_settings.apply(state, "m", {"trace_level": wanted})
+    assert trace_settings.settings_of(state, "m")["trace_level"] == expected
+
+
+@pytest.mark.parametrize(
     "wanted",
     [
         {"trace_file": "x"},

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from backends.config import ModelConfig
+from backends.tensors import Tensor
 from gateway.kserve import trace_settings
 from gateway.kserve.dataplane import DataPlane
 from gateway.kserve.shared_state import SharedState
@@ -22,6 +23,7 @@ from tests.gateway.kserve.tensor_models import plane_of
 
 SERVICE = "/inference.GRPCInferenceService"
 ON = {"trace_level": ["TIMESTAMPS"], "trace_rate": "1"}
+BOTH = ["TIMESTAMPS", "TENSORS"]
 MODEL = ModelConfig("m", "python", version=3)
 
 
@@ -95,12 +97,70 @@ def test_steps_of_an_ensemble_are_traces_of_their_own_under_its(tmp_path: Path) 
     assert traced.inner is not None
     step = traced.inner.child(ModelConfig("step", "python"))
     step.worked(1, 2, 3)
+    step.finish()
     traced.inner.finish()
     traced.end()
     found.close()
     events = read(tmp_path / "trace.json")
     assert {"id": 2, "model_name": "step", "model_version": 1, "parent_id": 1} in events
     assert activities(events, 2)[0] == "REQUEST_START"
+
+
+def test_tensors_stand_between_waiting_and_computing_in_triton_s_order(tmp_path: Path) -> None:
+    found = tracer(state_of(tmp_path, trace_level=BOTH))
+    traced = begin(found)
+    assert traced.inner is not None
+    traced.inner.queued([Tensor("IN", "INT32", (1,), b"\1\0\0\0")])
+    traced.inner.worked(6, 7, 8)
+    traced.inner.answered([Tensor("OUT", "BYTES", (1,), b"\2\0\0\0ab")])
+    traced.answering()
+    traced.end()
+    found.close()
+    names = [
+        event["activity"] if "activity" in event else event["timestamps"][0]["name"]
+        for event in read(tmp_path / "trace.json")[1:]
+    ]
+    assert names[3:8] == [
+        *("QUEUE_START", "TENSOR_QUEUE_INPUT", "TENSOR_BACKEND_OUTPUT", "COMPUTE_START", "COMPUTE_INPUT_END")
+    ]
+
+
+def test_where_tensors_alone_are_wanted_there_are_no_times_and_where_times_are_no_tensors(tmp_path: Path) -> None:
+    for number, level in enumerate(("TENSORS", "TIMESTAMPS")):
+        found = tracer(state_of(tmp_path, trace_level=[level], trace_file=str(tmp_path / f"{number}")))
+        assert found.is_on
+        traced = begin(found)
+        assert traced.inner is not None
+        traced.inner.child(ModelConfig("step", "python")).queued([Tensor("step", "BOOL", (1,), b"\1")])
+        traced.inner.queued([Tensor("IN", "BOOL", (1,), b"\1")])
+        traced.end()
+        found.close()
+    assert [event["tensor"]["name"] for event in read(tmp_path / "0")] == ["IN"]
+    assert not any("tensor" in event for event in read(tmp_path / "1"))
+
+
+def test_a_trace_holds_so_much_of_its_tensors_and_no_more(tmp_path: Path) -> None:
+    found = tracer(state_of(tmp_path, trace_level=["TENSORS"]))
+    traced = begin(found)
+    assert traced.inner is not None
+    large = Tensor("large", "UINT8", (60_000,), bytes(60_000))
+    traced.inner.queued([large])
+    traced.inner.answered([large, large])
+    traced.end()
+    found.close()
+    counts = [event["tensor"]["data"].count("0") for event in read(tmp_path / "trace.json")]
+    assert counts == [60_000, 5_536, 0]
+
+
+def test_a_file_is_written_before_tensors_fill_the_memory(tmp_path: Path) -> None:
+    found = tracer(state_of(tmp_path, trace_level=["TENSORS"]))
+    text = Tensor("text", "BYTES", (1,), (60_000).to_bytes(4, "little") + b"\xff" * 60_000)
+    for _ in range(70):
+        traced = begin(found)
+        assert traced.inner is not None
+        traced.inner.queued([text])
+        traced.end()
+    assert len(read(tmp_path / "trace.json")) == 70
 
 
 @pytest.mark.parametrize(("rate", "expected"), [("1", 6), ("2", 3), ("4", 1), ("0", 6)])
@@ -163,6 +223,22 @@ async def test_a_request_over_http_is_traced_whichever_way_it_comes(tmp_path: Pa
         [*whole, *answered],
         [*whole, "REQUEST_END"],
         [*whole, *answered],
+    ]
+
+
+async def test_the_tensors_of_a_request_are_those_of_its_model(tmp_path: Path) -> None:
+    plane, _, _ = plane_of()
+    dataplane = DataPlane(plane.registry, state_of(tmp_path, trace_level=["TENSORS"]))
+    async with listening(plane, dataplane) as port:
+        client = Client(port)
+        wanted = {**SIMPLE, "outputs": [{"name": "OUTPUT1", "parameters": {"classification": 1}}]}
+        assert (await client.ask("/v2/models/simple/infer", wanted))[0] == 200
+    dataplane.tracer.close()
+    events = read(tmp_path / "trace.json")
+    assert [(event["activity"], event["tensor"]["name"], event["tensor"]["dtype"]) for event in events] == [
+        ("TENSOR_QUEUE_INPUT", "INPUT0", "INT32"),
+        ("TENSOR_QUEUE_INPUT", "INPUT1", "INT32"),
+        ("TENSOR_BACKEND_OUTPUT", "OUTPUT1", "INT32"),
     ]
 
 
