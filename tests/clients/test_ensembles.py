@@ -16,6 +16,8 @@ from tritonclient.grpc import aio as grpc_client
 from tests.servers import ROOT, Tritium, serving
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 QUESTIONS = {
     "What is the capital of France?": "Paris is the capital of France. What is the capital of France?",
     "Are whales mammals?": "Whales are mammals. Are whales mammals?",

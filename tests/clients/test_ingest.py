@@ -26,6 +26,8 @@ from tests.waiting import eventually
 
 Ingest = Callable[..., tuple[bool, str]]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritium]:
@@ -70,7 +72,6 @@ def ingesters(server: Tritium) -> list[int]:
     return [pid for pid in descendants(server.pid) if "gateway.ingester" in command_line(pid)]
 
 
-@pytest.mark.slow
 def test_no_ingester_runs_before_there_is_a_file(tmp_path):
     with serving(echo_repository(tmp_path / "models", {"echo": {}})) as server:
         assert ingesters(server) == []
@@ -166,7 +167,6 @@ def test_the_command_exits_with_one_where_a_file_failed(server, tmp_path):
     assert "0 ingested" in done.stdout
 
 
-@pytest.mark.slow
 def test_an_ingester_that_is_killed_is_replaced_and_its_files_completed(server, ingested, folder):
     ingested(folder)
     (pid,) = ingesters(server)
@@ -177,7 +177,6 @@ def test_an_ingester_that_is_killed_is_replaced_and_its_files_completed(server, 
     assert ingesters(server) != [pid]
 
 
-@pytest.mark.slow
 def test_half_a_gigabyte_of_spaces_takes_no_memory(server, client):
     boundary = "b"
     head = (

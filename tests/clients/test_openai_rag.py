@@ -15,6 +15,8 @@ from tests.clients.rag_served import RagServed, serving_rag
 from tests.faults.looking import count, engine_of
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "pears are green [1], aren't they [9]?"
 
 

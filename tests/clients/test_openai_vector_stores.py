@@ -20,8 +20,9 @@ from tests.clients.files_served import MODEL, FilesServed, serving_files
 from tests.processes import command_line, descendants
 from tests.waiting import eventually
 
-FRUIT = b"An apple is a fruit."
-SHIPS = b"A ship is a large boat."
+pytestmark = pytest.mark.slow
+
+FRUIT, SHIPS = b"An apple is a fruit.", b"A ship is a large boat."
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,8 @@ from tritonclient import grpc as grpc_client
 from tests.servers import ROOT, Tritium, serving
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 backend: "kserve"
 parameters {{ key: "endpoints" value {{ string_value: "{url}" }} }}
@@ -103,7 +105,6 @@ def test_its_stream_goes_through_generate(server: Tritium) -> None:
     assert [event["text_output"] for event in events] == ["one ", "two "]
 
 
-@pytest.mark.slow
 def test_readiness_follows_the_remote_one(repository: Path) -> None:
     with serving(ROOT / "tests" / "backends" / "remote", environment={"CANCELLED_FILE": "/dev/null"}) as other:
         folder = repository.with_name("other")

@@ -48,6 +48,7 @@ def test_the_document_is_valid_and_is_the_one_that_is_served(server: Tritium) ->
     assert httpx.get(f"{server.url}/openapi.json").json() == DOCUMENT
 
 
+@pytest.mark.slow
 @SCHEMA.exclude(path_regex="^/v2(?!/rerank)").exclude(path_regex=RULED, method="POST").parametrize()
 @few
 def test_the_gateway_does_what_its_document_says(case: schemathesis.Case, server: Tritium) -> None:

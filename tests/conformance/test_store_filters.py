@@ -80,6 +80,7 @@ def filtered(store_url):
         runner.run(store.close())
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     attributes=st.lists(st.dictionaries(keys, scalars, max_size=4), min_size=4, max_size=4),

@@ -1,4 +1,4 @@
-"""One server for all tests of the gateway that change nothing in it, and a fleet for each that changes one."""
+"""Three servers for all tests of the gateway that change nothing in them, and a fleet for each that changes one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pytest
 
 from backends.model import State
 from tests.engines import echo_engine
+from tests.faults.looking import complaints
 from tests.gateway.running_fleet import Running, running_fleet
 from tests.servers import Tritium, echo_repository, serving
 
 LIMIT_BYTES = 300_000
+KEYS = ("sk-one", "sk-two")
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +30,26 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritium]:
         (repository / "chatty" / "config.pbtxt").write_text("\n".join(['backend: "openai"', *lines]))
         with serving(repository, "--workers", "2", "--max-body-bytes", str(LIMIT_BYTES)) as server:
             yield server
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritium]:
+    """One server process in front of `echo`, which complains of nothing that a client does."""
+    repository = echo_repository(tmp_path_factory.mktemp("models"), {"echo": {}})
+    with serving(repository, "--max-body-bytes", str(LIMIT_BYTES)) as server:
+        yield server
+        assert complaints(server) == []
+
+
+@pytest.fixture(scope="session")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritium]:
+    """The same, which wants one of `KEYS`."""
+    folder = tmp_path_factory.mktemp("models")
+    keys = folder / "keys"
+    keys.write_text("\n".join(KEYS))
+    with serving(echo_repository(folder / "models", {"echo": {}}), "--api-key-file", str(keys)) as server:
+        yield server
+        assert complaints(server) == []
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
@@ -18,7 +17,7 @@ import pytest
 
 from gateway.app import OPERATIONS
 from tests.gateway.conftest import LIMIT_BYTES
-from tests.servers import Tritium, echo_repository, serving
+from tests.servers import Tritium
 
 CHAT = "/v1/chat/completions"
 HOT = [operation.path for operation in OPERATIONS]
@@ -287,16 +286,9 @@ OPEN = ["/health", "/health/live", "/health/ready", "/version", "/docs", "/opena
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def guarded(locked: Tritium) -> Iterator[httpx.Client]:
     """A client without a key of a server that wants one."""
-    folder: Path = tmp_path_factory.mktemp("guarded")
-    keys = folder / "keys"
-    keys.write_text("sk-one\nsk-two\n")
-    repository = echo_repository(folder / "models", {"echo": {}})
-    with (
-        serving(repository, "--api-key-file", str(keys)) as server,
-        httpx.Client(base_url=server.url, timeout=30) as client,
-    ):
+    with httpx.Client(base_url=locked.url, timeout=30) as client:
         yield client
 
 

@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.looking import at_rest, complaints, count, engine_of
+from tests.faults.looking import at_rest, count, engine_of
 from tests.faults.talking import CHAT, FAMILIES, MESSAGES, RESPONSES, ask, asking, connection, question, request
-from tests.servers import Tritium, echo_repository, serving
+from tests.gateway.conftest import KEYS, LIMIT_BYTES
+from tests.servers import Tritium
 from tests.waiting import eventually
 
-LIMIT = 100_000
-KEY = "authorization: Bearer sesame"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritium]:
-    repository = echo_repository(tmp_path_factory.mktemp("models"), {"echo": {}})
-    with serving(repository, "--max-body-bytes", str(LIMIT)) as tritium:
-        yield tritium
-        assert complaints(tritium) == []
-
-
-@pytest.fixture(scope="module")
-def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritium]:
-    folder = tmp_path_factory.mktemp("models")
-    keys = Path(folder / "keys")
-    keys.write_text("sesame\n")
-    with serving(echo_repository(folder / "models", {"echo": {}}), "--api-key-file", str(keys)) as tritium:
-        yield tritium
-        assert complaints(tritium) == []
+KEY = f"authorization: Bearer {KEYS[0]}"
 
 
 async def raw(server: Tritium, body: bytes, *headers: str, path: str = CHAT) -> tuple[int, dict[str, Any], str]:
@@ -79,18 +59,18 @@ async def test_a_body_over_the_limit_is_a_413_however_it_comes(server: Tritium, 
     async with connection(server.url) as answer:
         if chunked:
             answer.writer.write(b"POST %b HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n" % CHAT.encode())
-            answer.writer.write((b"2710\r\n" + b"x" * 10_000 + b"\r\n") * 11)
+            answer.writer.write((b"2710\r\n" + b"x" * 10_000 + b"\r\n") * 31)
         else:
-            answer.writer.write(request(CHAT, b"x" * (LIMIT + 1)))
+            answer.writer.write(request(CHAT, b"x" * (LIMIT_BYTES + 1)))
         assert await answer.head() == 413
         error = json.loads(await answer.rest())["error"]
     assert error["code"] == "request_too_large"
-    assert str(LIMIT) in error["message"]
+    assert str(LIMIT_BYTES) in error["message"]
 
 
 async def test_a_body_of_the_limit_and_one_in_chunks_are_taken(server: Tritium) -> None:
     body = json.dumps(question()).encode()
-    for data in (body + b" " * (LIMIT - len(body)), body):
+    for data in (body + b" " * (LIMIT_BYTES - len(body)), body):
         async with connection(server.url) as answer:
             answer.writer.write(b"POST %b HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n" % CHAT.encode())
             for start in range(0, len(data), 9_999):
@@ -135,7 +115,7 @@ async def test_a_key_is_asked_for_before_anything_else_is_read(locked: Tritium) 
         assert await answer.head() == 401
 
 
-@pytest.mark.parametrize("header", [KEY, "Authorization: bearer  sesame", "X-Api-Key: sesame"])
+@pytest.mark.parametrize("header", [KEY, f"Authorization: bearer  {KEYS[0]}", f"X-Api-Key: {KEYS[1]}"])
 async def test_a_known_key_lets_in_and_goes_no_further(locked: Tritium, header: str) -> None:
     with engine_of(locked) as engine:
         answer, _ = await ask(locked.url, question(), CHAT, header)

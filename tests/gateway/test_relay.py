@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from itertools import pairwise
 from time import monotonic
 from typing import Any
@@ -15,16 +15,10 @@ import pytest
 from tests.engines import EchoEngine
 from tests.faults.looking import at_rest, count, engine_of
 from tests.faults.talking import CHAT, COMPLETIONS, FAMILIES, MESSAGES, RESPONSES, ask, asking, data_of, question
-from tests.servers import Tritium, echo_repository, serving
+from tests.servers import Tritium
 
 WORDS = "die Größe of 東京 is \U0001f5fc and that is all"
 VOLATILE = re.compile(rb'"(id|created|created_at|item_id|completed_at)":("[^"]*"|[0-9.]+)')
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritium]:
-    with serving(echo_repository(tmp_path_factory.mktemp("models"), {"echo": {}})) as tritium:
-        yield tritium
 
 
 @pytest.fixture

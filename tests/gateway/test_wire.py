@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from gateway.wire import Outbox, Wire
-from tests.faults.looking import complaints
 from tests.faults.talking import CHAT, connection, question, request
-from tests.servers import Tritium, echo_repository, serving
+from tests.servers import Tritium
 
 
 class Recorder(asyncio.Transport):
@@ -259,13 +257,6 @@ async def test_a_client_that_is_held_back_and_stays_is_left_alone(outbox: Outbox
         assert not wire.is_closing()
         wire.resume_reading()
         wire.abort()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritium]:
-    with serving(echo_repository(tmp_path_factory.mktemp("models"), {"echo": {}})) as tritium:
-        yield tritium
-        assert complaints(tritium) == []
 
 
 @pytest.mark.parametrize("stream", [True, False])
