@@ -6,6 +6,8 @@ import time
 
 import msgspec
 
+from backends.quantiles import Recent
+
 FIRST_RESPONSE_BOUNDS_MS = (100.0, 500.0, 2000.0, 5000.0)
 """Upper bounds of the histogram of times to the first response, Triton's own."""
 
@@ -78,6 +80,7 @@ class ModelStatistics(msgspec.Struct):
 
     `batch_stats` by batch size, `response_stats` by response index, `failures` by Triton's reason (`REJECTED`,
     `CANCELED`, `BACKEND`, `OTHER`); `first_response_ms` are the histogram's counts by upper bound, its sum under "sum".
+    `recent`, by the names of `inference_stats`, is None where nobody wants quantiles.
     """
 
     last_inference_ms: int = 0
@@ -90,6 +93,16 @@ class ModelStatistics(msgspec.Struct):
     pending: int = 0
     first_response_ms: dict[str, float] = {}
     cache: CacheStatistics = msgspec.field(default_factory=CacheStatistics)
+    recent: dict[str, Recent] | None = None
+
+    def remember(self, now_ns: int, took_ns: dict[str, int], count: int = 1) -> None:
+        """Have so many requests in the quantiles, which took so long each; only where they are wanted."""
+        assert self.recent is not None
+        for event, ns in took_ns.items():
+            recent = self.recent.get(event)
+            if recent is None:
+                recent = self.recent[event] = Recent()
+            recent.add(ns, now_ns, count)
 
     def settle(self, rows: int, ns: int, failure: str = "") -> None:
         """Count a request of a model that has no queue of its own: all of its time is work. `failure` is its reason."""
@@ -110,6 +123,9 @@ class ModelStatistics(msgspec.Struct):
             counted.compute_input.add(0)
             counted.compute_infer.add(ns)
             counted.compute_output.add(0)
+        if self.recent is not None:
+            took_ns = {"success": ns, "queue": 0, "compute_input": 0, "compute_infer": ns, "compute_output": 0}
+            self.remember(time.monotonic_ns(), took_ns)
 
     def first_response(self, ns: int) -> None:
         """A request of a decoupled model got its first response."""
@@ -134,6 +150,9 @@ class ModelStatistics(msgspec.Struct):
         self.cache.merge(other.cache)
         for bound, value in other.first_response_ms.items():
             self.first_response_ms[bound] = self.first_response_ms.get(bound, 0) + value
+        for event, recent in (other.recent or {}).items():
+            self.recent = self.recent or {}
+            self.recent.setdefault(event, Recent()).merge(recent)
 
 
 def _merge_durations(into: msgspec.Struct, other: msgspec.Struct) -> None:

@@ -28,6 +28,7 @@ from backends.repository import BrokenModel, adopted, completed, gpus
 from backends.validation import fault, group_fault
 from backends.worker.options import OPTIONS_VARIABLE, Options
 from ensembles.kinds import find_kind
+from gateway import pairs
 from gateway.choice import is_composed, version_stamp
 from gateway.settings import Settings
 from gateway.snapshot import ModelStatus
@@ -345,4 +346,5 @@ def _options(settings: Settings, runtime_dir: str) -> Options:
         completes=not settings.disable_auto_complete_config,
         resources_path=str(Path(runtime_dir) / "resources") if settings.rate_limit != "off" else "",
         resources=settings.rate_limit_resource,
+        has_quantiles=pairs.metrics(settings.metrics_config).summaries,
     )

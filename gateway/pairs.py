@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 
 GROUPS = frozenset(
     {
@@ -19,7 +21,9 @@ GROUPS = frozenset(
 )
 """Groups of operations that can be restricted."""
 
-_METRICS = ("counter_latencies", "summary_latencies", "histogram_latencies")
+_LATENCIES = {"counter_latencies": True, "summary_latencies": False, "histogram_latencies": True}
+_QUANTILES = "summary_quantiles"
+_TRITON_QUANTILES: tuple[float, ...] = (0.5, 0.9, 0.95, 0.99, 0.999)
 _TRACES = {
     "level": "trace_level",
     "rate": "trace_rate",
@@ -49,15 +53,31 @@ def restrictions(options: Iterable[str]) -> dict[str, tuple[str, str]]:
     return found
 
 
-def metrics(options: Iterable[str]) -> dict[str, bool]:
-    """Which latencies are told, `NAME=true|false`, by name. Raises `ValueError`."""
-    told = dict.fromkeys(_METRICS, True) | {"summary_latencies": False}
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """In which forms durations are told; `quantiles` are those of summaries."""
+
+    counters: bool
+    summaries: bool
+    histograms: bool
+    quantiles: tuple[float, ...]
+
+
+def metrics(options: Iterable[str]) -> Latencies:
+    """`NAME=true|false`, and `summary_quantiles=QUANTILE:ERROR,…`, whose errors are not looked at: ours is always 1 %.
+
+    Raises `ValueError`.
+    """
+    told, quantiles = dict(_LATENCIES), _TRITON_QUANTILES
     for option in options:
         name, _, value = option.partition("=")
-        if name not in told or value.lower() not in ("true", "false"):
-            raise ValueError(f"the form is NAME=true or NAME=false of {', '.join(_METRICS)}")
-        told[name] = value.lower() == "true"
-    return told
+        if name == _QUANTILES:
+            quantiles = tuple([_quantile(pair) for pair in value.split(",")])
+        elif name in told and value.lower() in {"true", "false"}:
+            told[name] = value.lower() == "true"
+        else:
+            raise ValueError(f"the form is NAME=true or NAME=false of {', '.join(told)}, or {_QUANTILES}=…")
+    return Latencies(told["counter_latencies"], told["summary_latencies"], told["histogram_latencies"], quantiles)
 
 
 def batch_sizes(options: Iterable[str]) -> dict[str, int]:
@@ -90,6 +110,15 @@ def traces(options: Iterable[str]) -> Mapping[str, str | list[str]]:
     if "OFF" in levels and len(levels) > 1:
         raise ValueError("the level OFF stands alone")
     return found
+
+
+def _quantile(pair: str) -> float:
+    numbers: list[float] = []
+    with suppress(ValueError):
+        numbers = [float(part) for part in pair.split(":")]
+    if len(numbers) != 2 or not all(0 <= number <= 1 for number in numbers):
+        raise ValueError(f"{pair!r} is no QUANTILE:ERROR, two numbers from 0 to 1")
+    return numbers[0]
 
 
 def _is_number(name: str, value: str) -> bool:

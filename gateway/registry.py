@@ -70,11 +70,20 @@ class Entry:
 class Registry:
     """What this server process knows of the models. `connect_kind` finds a backend's `connect` by the backend's name.
 
-    `share` is how many server processes divide each model's permits among them.
+    `share` is how many server processes divide each model's permits among them. `has_quantiles`: models that are
+    counted here have what quantiles of their latencies are made of.
     """
 
-    def __init__(self, connect_kind: Callable[[str], Connect], *, share: int, max_queue_size: int) -> None:
+    def __init__(
+        self,
+        connect_kind: Callable[[str], Connect],
+        *,
+        share: int,
+        max_queue_size: int,
+        has_quantiles: bool = False,
+    ) -> None:
         self._connect_kind = connect_kind
+        self._has_quantiles = has_quantiles
         self._share = share
         self._max_queue_size = max_queue_size
         self._entries: dict[str, Entry] = {}
@@ -290,6 +299,8 @@ class Registry:
         gate = Gate(config.name, None, self._max_queue_size) if before is None else before.gate
         if isinstance(model, EngineModel):
             model.gate = gate
+        if self._has_quantiles and isinstance(model, Counted):
+            model.counted.recent = {}
         return Entry(status, model, gate, endpoints, names, share)
 
     def _permits(self, entry: Entry) -> int | None:

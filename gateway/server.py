@@ -66,7 +66,10 @@ class ServerProcess:
     ) -> None:
         keys = Keys.read(settings)
         registry = Registry(
-            lambda backend: find_kind(backend).connect, share=settings.workers, max_queue_size=settings.max_queue_size
+            lambda backend: find_kind(backend).connect,
+            share=settings.workers,
+            max_queue_size=settings.max_queue_size,
+            has_quantiles=pairs.metrics(settings.metrics_config).summaries,
         )
         log = AccessLog(sys.stdout.fileno()) if settings.access_log else NoLog()
         self._plane = Plane(settings, registry, keys, Telemetry(registry.connections, log, registry.statistics))

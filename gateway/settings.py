@@ -124,7 +124,8 @@ class Settings(BaseModel):
     metrics_config: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_spaced), _read_by(pairs.metrics)] = _setting(
         "Listening",
         (),
-        "How latencies are told: counter_latencies, summary_latencies, histogram_latencies, each =true or =false.",
+        "How latencies are told: counter_latencies, summary_latencies, histogram_latencies, each =true or =false; "
+        "summary_quantiles=QUANTILE:ERROR,… for others than Triton's.",
     )
     metrics_port: int = _setting("Listening", 8002, "Port of /metrics and /metrics/engines.", ge=0, le=65535)
     http_header_forward_pattern: str = _setting(

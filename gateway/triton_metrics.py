@@ -6,6 +6,7 @@ Names, labels and help texts are Triton's, so that its dashboards and scalers go
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -13,8 +14,10 @@ from itertools import accumulate
 from prometheus_client import Metric
 
 from backends.config import ModelConfig
+from backends.quantiles import Recent
 from backends.statistics import Duration, ModelStatistics
 from backends.worker.messages import Metric as OwnMetric
+from gateway.pairs import Latencies
 
 _REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 _DURATIONS = {
@@ -36,19 +39,19 @@ class Told:
     own: list[OwnMetric] = field(default_factory=list)
 
 
-def model_families(versions: Iterable[Told], latencies: Mapping[str, bool]) -> Iterator[Metric]:
+def model_families(versions: Iterable[Told], latencies: Latencies) -> Iterator[Metric]:
     """Families of all versions. What no model counts is left out, as Triton leaves it out.
 
-    `latencies` says in which forms durations are told, as `--metrics-config` has it.
+    Quantiles are of what was counted for them: `ModelStatistics.recent`.
     """
     versions = list(versions)
     yield from _requests(versions)
-    if latencies["counter_latencies"]:
+    if latencies.counters:
         yield from _durations(versions)
-    if latencies["summary_latencies"]:
-        yield from _summaries(versions)
+    if latencies.summaries:
+        yield from _summaries(versions, latencies)
     yield from _cache(versions, latencies)
-    if latencies["histogram_latencies"]:
+    if latencies.histograms:
         yield from _first_responses(versions)
     yield from _own(versions)
 
@@ -111,27 +114,31 @@ def _durations(versions: list[Told]) -> Iterator[Metric]:
         yield family
 
 
-def _summaries(versions: list[Told]) -> Iterator[Metric]:
-    """Counts and sums: quantiles would cost each request."""
+def _summaries(versions: list[Told], latencies: Latencies) -> Iterator[Metric]:
     for name, text in _DURATIONS.items():
         what = "Cumulative" if name.startswith("compute") else "Summary of"  # Triton's own words
-        yield _summary(f"nv_inference_{name}_summary_us", f"{what} {text}", versions, _event(name))
+        yield _summary(f"nv_inference_{name}_summary_us", f"{what} {text}", versions, _event(name), latencies)
 
 
 def _event(name: str) -> str:
     return "success" if name == "request" else name
 
 
-def _summary(name: str, description: str, versions: list[Told], event: str) -> Metric:
+def _summary(name: str, description: str, versions: list[Told], event: str, latencies: Latencies) -> Metric:
     family = Metric(name, description, "summary")
+    now_ns = time.monotonic_ns()
     for version in versions:
         duration: Duration = getattr(version.statistics.inference_stats, event)
-        family.add_sample(f"{name}_count", _labels(version.config), duration.count)
-        family.add_sample(f"{name}_sum", _labels(version.config), duration.ns // 1000)
+        labels = _labels(version.config)
+        family.add_sample(f"{name}_count", labels, duration.count)
+        family.add_sample(f"{name}_sum", labels, duration.ns // 1000)
+        recent = (version.statistics.recent or {}).get(event, Recent())
+        for quantile, ns in zip(latencies.quantiles, recent.quantiles(latencies.quantiles, now_ns), strict=True):
+            family.add_sample(name, {**labels, "quantile": f"{quantile:g}"}, round(ns / 1000, 3))
     return family
 
 
-def _cache(versions: list[Told], latencies: Mapping[str, bool]) -> Iterator[Metric]:
+def _cache(versions: list[Told], latencies: Latencies) -> Iterator[Metric]:
     cached = [version for version in versions if version.config.response_cache.enable]
     if not cached:
         return
@@ -146,11 +153,11 @@ def _cache(versions: list[Told], latencies: Mapping[str, bool]) -> Iterator[Metr
             count.add_sample(count.name, _labels(version.config), duration.count)
             spent.add_sample(spent.name, _labels(version.config), duration.ns // 1000)
         yield count
-        if latencies["counter_latencies"]:
+        if latencies.counters:
             yield spent
-        if latencies["summary_latencies"]:
-            description = f"Summary of cache {verb} duration per model, in microseconds"
-            yield _summary(f"nv_cache_{what}_summary_per_model", description, cached, f"cache_{what}")
+        if latencies.summaries:
+            description = f"Summary of cache {what} counts/durations per model, in microseconds."
+            yield _summary(f"nv_cache_{what}_summary_per_model", description, cached, f"cache_{what}", latencies)
     total = ModelStatistics()
     for version in cached:
         total.merge(version.statistics)

@@ -32,7 +32,7 @@ class Host:
     """One model version in this process."""
 
     def __init__(self, config: ModelConfig, options: Options, program: Program) -> None:
-        self._counters = Counters()
+        self._counters = Counters(has_quantiles=options.has_quantiles)
         self._options = options
         self._cache: Cache | None = None
         self._is_stopping = False

@@ -25,13 +25,14 @@ class Options(msgspec.Struct, frozen=True):
     """`cache_bytes` is the size of the response cache, 0 for none; `completes`: the configuration from the model.
 
     `resources_path` is where hosts count what instances share, empty where the rate limiter is off; `resources` is
-    what there is of it, as `--rate-limit-resource` has it.
+    what there is of it, as `--rate-limit-resource` has it. `has_quantiles`: latencies are told with their quantiles.
     """
 
     cache_bytes: int = 0
     completes: bool = True
     resources_path: str = ""
     resources: tuple[str, ...] = ()
+    has_quantiles: bool = False
 
 
 def environment(config: ModelConfig, options: Options | None = None) -> dict[str, str]:

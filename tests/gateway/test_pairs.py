@@ -32,18 +32,32 @@ def test_a_restriction_that_cannot_be_read_is_refused(options, words):
 
 
 def test_latencies_are_counters_and_histograms_unless_said_otherwise():
-    assert pairs.metrics([]) == {
-        "counter_latencies": True,
-        "summary_latencies": False,
-        "histogram_latencies": True,
-    }
-    told = pairs.metrics(["counter_latencies=false", "summary_latencies=True"])
-    assert (told["counter_latencies"], told["summary_latencies"]) == (False, True)
+    assert pairs.metrics([]) == pairs.Latencies(
+        counters=True, summaries=False, histograms=True, quantiles=(0.5, 0.9, 0.95, 0.99, 0.999)
+    )
+    told = pairs.metrics(["counter_latencies=false", "summary_latencies=True", "histogram_latencies=FALSE"])
+    assert (told.counters, told.summaries, told.histograms) == (False, True, False)
 
 
-@pytest.mark.parametrize("option", ["nonsense=true", "counter_latencies=maybe", "counter_latencies"])
-def test_latencies_that_cannot_be_read_are_refused(option):
-    with pytest.raises(ValueError, match="the form is NAME=true"):
+def test_quantiles_are_those_that_are_named():
+    assert pairs.metrics(["summary_quantiles=0.25:0.05,.5:0,1:1e-3"]).quantiles == (0.25, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("nonsense=true", "the form is NAME=true"),
+        ("counter_latencies=maybe", "the form is NAME=true"),
+        ("counter_latencies", "the form is NAME=true"),
+        ("summary_quantiles=", "'' is no QUANTILE:ERROR"),
+        ("summary_quantiles=0.5", "'0.5' is no QUANTILE:ERROR"),
+        ("summary_quantiles=0.5:0.1,1.5:0.1", "'1.5:0.1' is no"),
+        ("summary_quantiles=nan:0.1", "'nan:0.1' is no"),
+        ("summary_quantiles=half:0.1", "'half:0.1' is no"),
+    ],
+)
+def test_latencies_that_cannot_be_read_are_refused(option, words):
+    with pytest.raises(ValueError, match=words):
         pairs.metrics([option])
 
 

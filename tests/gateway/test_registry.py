@@ -94,6 +94,12 @@ def test_an_entry_of_the_same_configuration_keeps_its_model_and_its_queue(regist
     assert len(kinds.made) == 2
 
 
+def test_models_that_are_counted_here_have_quantiles_where_those_are_wanted(registry: Registry, kinds: Kinds) -> None:
+    registry.apply(snapshot(status("a")))
+    Registry(kinds, share=2, max_queue_size=7, has_quantiles=True).apply(snapshot(status("a")))
+    assert [model.counted.recent for model in kinds.made] == [None, {}]
+
+
 def test_a_model_that_is_gone_or_configured_otherwise_is_closed(registry: Registry, kinds: Kinds) -> None:
     registry.apply(snapshot(status("a"), status("b"), status("c")))
     a, b, c = kinds.made

@@ -65,6 +65,7 @@ def test_every_flag_of_triton_is_taken(form):
     assert (settings.exit_on_error, settings.disable_auto_complete_config) == (False, False)
     assert settings.cache_config == "local,size=100"
     assert set(settings.trace_config) >= {"triton,file=f", "triton,log-frequency=1", "level=TIMESTAMPS", "count=1"}
+    assert settings.metrics_config == ("summary_latencies=true", "summary_quantiles=0.5:0.05")
     assert settings.backend_config == ("onnxruntime,default-max-batch-size=8",)
     assert settings.allow_cpu_metrics is False
 

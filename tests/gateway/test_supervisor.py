@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -230,15 +231,18 @@ def test_a_start_line_of_tritonserver_is_served(tmp_path: Path) -> None:
     line = (
         f"--http-address=127.0.0.1 --grpc-address=127.0.0.2 --metrics-address=127.0.0.3 --strict-readiness=true "
         f"--log-file={log} --log-verbose 1 --http-thread-count=8 --metrics-config=summary_latencies=true "
-        "--allow-cpu-metrics=false --http-restricted-api=statistics:key=value"
+        "--metrics-config=summary_quantiles=0.25:0.05 --allow-cpu-metrics=false "
+        "--http-restricted-api=statistics:key=value"
     )
     with serving(echo_repository(tmp_path / "models", {"good": {}}), *line.split()) as tritium:
         with socket.create_connection(("127.0.0.2", tritium.grpc_port)):
             pass
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", tritium.grpc_port))
+        httpx.post(f"{tritium.url}/v2/models/good/generate", json={"text_input": "hi"}).raise_for_status()
         metrics = httpx.get(f"http://127.0.0.3:{tritium.metrics_port}/metrics").text
-        assert "nv_inference_request_summary_us" in metrics
+        (quantile,) = re.findall(r'nv_inference_request_summary_us{model="good",.*quantile="0.25"} (.+)', metrics)
+        assert float(quantile) > 0
         assert "nv_cpu_utilization" not in metrics
         assert httpx.get(f"{tritium.url}/v2/models/stats").status_code == 403
         assert httpx.get(f"{tritium.url}/v2/models/stats", headers={"key": "value"}).status_code == 200

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -74,6 +76,42 @@ def test_latencies_are_told_as_counters_as_summaries_or_not_at_all() -> None:
     assert b"# TYPE nv_inference_queue_summary_us summary\n" in lines
     assert b"nv_cache_hit_summary_per_model_count%b 2\n" % labels in lines
     assert b"duration" not in b"\n".join(line for line in lines.splitlines() if not line.startswith(b"#"))
+
+
+def test_summaries_have_the_quantiles_that_are_wanted_of_what_was_lately() -> None:
+    told = _told("cached", response_cache=ResponseCache(enable=True))
+    told.statistics.recent = {}
+    for took_us in (100, 200, 300, 400, 5_000):
+        took_ns = took_us * 1000
+        told.statistics.remember(time.monotonic_ns(), {"success": took_ns, "queue": 0, "cache_miss": took_ns})
+    latencies = pairs.metrics(["summary_latencies=true", "summary_quantiles=0.5:0.05,1:0.001"])
+    families = {family.name: family for family in model_families([told], latencies)}
+
+    def quantiles(name: str) -> dict[str, float]:
+        samples = families[name].samples
+        assert all(list(sample.labels)[:2] == ["model", "version"] for sample in samples)
+        return {sample.labels["quantile"]: sample.value for sample in samples if sample.name == name}
+
+    expected = {"0.5": pytest.approx(300, rel=0.01), "1": pytest.approx(5_000, rel=0.01)}
+    assert quantiles("nv_inference_request_summary_us") == expected
+    assert quantiles("nv_inference_queue_summary_us") == {"0.5": 0, "1": 0}
+    assert quantiles("nv_cache_miss_summary_per_model") == expected
+    labels = 'model="cached",version="1",quantile="0.5"'
+    lines = text(families.values()).decode().splitlines()
+    assert f"nv_inference_compute_infer_summary_us{{{labels}}} NaN" in lines
+    assert f"nv_cache_hit_summary_per_model{{{labels}}} NaN" in lines
+
+
+def test_quantiles_of_several_processes_are_those_of_all_their_requests() -> None:
+    total = ModelStatistics()
+    for took_ns in (1_000, 2_000, 9_000_000):
+        one = ModelStatistics(recent={})
+        one.settle(1, took_ns)
+        one.settle(1, 0, "OTHER")
+        total.merge(one)
+    assert total.recent is not None
+    assert total.recent["success"].quantiles([0.5], time.monotonic_ns()) == [pytest.approx(2_000, rel=0.01)]
+    assert ModelStatistics().recent is None
 
 
 def test_times_to_the_first_response_may_be_left_out() -> None:
@@ -147,11 +185,13 @@ def test_a_model_s_own_metrics_come_as_it_defines_them() -> None:
 
 def test_openmetrics_has_the_same_names() -> None:
     told = _told(own=[Metric("my_total", "counter", "mine", {}, 1)])
-    plain = {line.partition("{")[0].partition(" ")[0] for line in _lines(told) if not line.startswith("#")}
+    latencies = pairs.metrics(["summary_latencies=true"])
+    lines = text(model_families([told], latencies)).decode().splitlines()
+    plain = {line.partition("{")[0].partition(" ")[0] for line in lines if not line.startswith("#")}
 
     class Families:
         def collect(self):
-            return open_metrics(model_families([told], LATENCIES))
+            return open_metrics(model_families([told], latencies))
 
     registry = CollectorRegistry()
     registry.register(Families())  # type: ignore[arg-type]

@@ -26,8 +26,8 @@ class Counters:
     cache is a success without execution. Every execution counts in its batch size, also one that failed.
     """
 
-    def __init__(self) -> None:
-        self.statistics = ModelStatistics()
+    def __init__(self, *, has_quantiles: bool = False) -> None:
+        self.statistics = ModelStatistics(recent={} if has_quantiles else None)
 
     def executed(self, batch: Batch, began_ns: int, ended_ns: int, executed: Executed) -> None:
         """A batch was run."""
@@ -56,6 +56,8 @@ class Counters:
         stats.compute_input.add(count * executed.compute_input_ns, count)
         stats.compute_infer.add(count * executed.compute_infer_ns, count)
         stats.compute_output.add(count * executed.compute_output_ns, count)
+        if statistics.recent is not None:
+            self._remember(batch, began_ns, ended_ns, executed)
 
     def failed(self, entry: Entry, now_ns: int, reason: Reason) -> None:
         """A request came to nothing without an execution that was counted."""
@@ -70,16 +72,32 @@ class Counters:
         stats.cache_hit.add(ns)
         stats.success.add(ns)
         stats.queue.add(0)
+        if self.statistics.recent is not None:
+            self.statistics.remember(time.monotonic_ns(), {"cache_hit": ns, "success": ns, "queue": 0})
 
     def missed(self, ns: int) -> None:
         """The cache was looked into in vain."""
         self.statistics.cache.lookup.add(ns)
         self.statistics.inference_stats.cache_miss.add(ns)
 
-    def inserted(self, ns: int) -> None:
-        """An answer was put into the cache: part of what the miss cost."""
+    def inserted(self, ns: int, lookup_ns: int) -> None:
+        """An answer was put into the cache: part of what the miss cost, beside the lookup."""
         self.statistics.cache.insertion.add(ns)
         self.statistics.inference_stats.cache_miss.add(ns, 0)
+        if self.statistics.recent is not None:
+            self.statistics.remember(time.monotonic_ns(), {"cache_miss": lookup_ns + ns})
+
+    def _remember(self, batch: Batch, began_ns: int, ended_ns: int, executed: Executed) -> None:
+        statistics, entries = self.statistics, batch.entries
+        for entry in entries:
+            waited_ns = began_ns - entry.arrived_ns
+            statistics.remember(ended_ns, {"success": ended_ns - entry.arrived_ns, "queue": waited_ns})
+        took_ns = {
+            "compute_input": executed.compute_input_ns,
+            "compute_infer": executed.compute_infer_ns,
+            "compute_output": executed.compute_output_ns,
+        }
+        statistics.remember(ended_ns, took_ns, len(entries))
 
     def _count_failures(self, reason: Reason, count: int) -> None:
         failures = self.statistics.failures

@@ -60,6 +60,7 @@ class Request:
     is_paused: bool = False
     """Whoever asked said that it reads its answers too slowly."""
     key: bytes | None = None
+    lookup_ns: int = 0
     began_ns: int = 0
 
 
@@ -225,7 +226,7 @@ class Executor:
         if request.key is not None and not respond.error and self._cache is not None:
             began_ns = time.monotonic_ns()
             self._cache.insert(request.key, respond, payload)
-            self.counters.inserted(time.monotonic_ns() - began_ns)
+            self.counters.inserted(time.monotonic_ns() - began_ns, request.lookup_ns)
         self._answer(request, respond, payload)
 
     def executed(self, worker: Worker, executed: Executed) -> None:
@@ -310,6 +311,7 @@ class Executor:
         found = cache.find(request.key)
         took_ns = time.monotonic_ns() - now_ns
         if found is None:
+            request.lookup_ns = took_ns
             self.counters.missed(took_ns)
             return False
         request.key = None

@@ -137,6 +137,7 @@ async def test_statistics_count_as_tritons_do(steady: RunningHost, model: Worker
     status, shown = await steady.get("/statistics")
     assert status == 200
     assert shown["statistics"]["execution_count"] == told.execution_count
+    assert told.recent is None
     assert shown["metrics"] == []
 
 

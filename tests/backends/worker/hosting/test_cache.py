@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def test_a_kept_answer_does_not_change_with_the_buffer_it_came_in() -> None:
 
 
 async def test_hits_are_answered_without_an_execution_and_counted_as_triton_does(tmp_path: Path) -> None:
-    options = Options(cache_bytes=100_000)
+    options = Options(cache_bytes=100_000, has_quantiles=True)
     with host(tmp_path, STEADY, options, response_cache={"enable": True}) as running:
         async with connected(running) as model:
             for number in (1, 1, 1, 2):
@@ -96,6 +97,15 @@ async def test_hits_are_answered_without_an_execution_and_counted_as_triton_does
             assert (told.cache.entries, told.cache.evictions, told.cache.size_bytes) == (2, 0, 100_000)
             assert (told.cache.lookup.count, told.cache.insertion.count) == (6, 2)
             assert 0 < told.cache.used_bytes < 2000
+            assert told.recent is not None
+            remembered = {
+                event: sum(sum(slot.values()) for slot in recent.slots.values())
+                for event, recent in told.recent.items()
+            }
+            executed = dict.fromkeys(("compute_input", "compute_infer", "compute_output"), 4)
+            assert remembered == {**executed, "success": 6, "queue": 6, "cache_hit": 2, "cache_miss": 2}
+            (longest_ns,) = told.recent["success"].quantiles([1.0], time.monotonic_ns())
+            assert stats.success.ns / 6 < 1.01 * longest_ns < 1.03 * stats.success.ns
 
 
 @pytest.mark.slow
