@@ -233,12 +233,15 @@ async def test_the_tensors_of_a_request_are_those_of_its_model(tmp_path: Path) -
         client = Client(port)
         wanted = {**SIMPLE, "outputs": [{"name": "OUTPUT1", "parameters": {"classification": 1}}]}
         assert (await client.ask("/v2/models/simple/infer", wanted))[0] == 200
+        assert (await client.ask("/v2/models/identity/generate", {"INPUT0": [1.5]}))[0] == 200
     dataplane.tracer.close()
     events = read(tmp_path / "trace.json")
     assert [(event["activity"], event["tensor"]["name"], event["tensor"]["dtype"]) for event in events] == [
         ("TENSOR_QUEUE_INPUT", "INPUT0", "INT32"),
         ("TENSOR_QUEUE_INPUT", "INPUT1", "INT32"),
         ("TENSOR_BACKEND_OUTPUT", "OUTPUT1", "INT32"),
+        ("TENSOR_QUEUE_INPUT", "INPUT0", "FP32"),
+        ("TENSOR_BACKEND_OUTPUT", "OUTPUT0", "FP32"),
     ]
 
 
