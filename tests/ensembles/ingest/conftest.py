@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from tests.ensembles.library.conftest import shelf  # noqa: F401  # a fixture
+from tests.ensembles.library.conftest import shelf, tables  # noqa: F401  # fixtures

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -19,11 +21,14 @@ async def test_a_file_is_kept_as_it_came(shelf: Shelf):
     assert (await shelf.library.files.content("alice", file.id)).read_bytes() == b"".join(data)
 
 
-async def test_a_library_that_is_never_asked_makes_nothing(shelf: Shelf):
-    assert shelf.library.is_begun() is bool(shelf.database_url)  # a database that is named may hold something
-    assert not shelf.folder.exists()
-    await shelf.file()
-    assert shelf.library.is_begun()
+async def test_a_library_that_is_never_asked_makes_nothing(shelf: Shelf, tmp_path: Path):
+    folder = tmp_path / "untouched"
+    library = replace(shelf, folder=folder).another()
+    assert library.is_begun() is bool(shelf.database_url)  # a database that is named may hold something
+    assert not folder.exists()
+    await library.files.create("", "a.txt", "assistants", pieces(b"an apple"))
+    assert library.is_begun()
+    await library.close()
 
 
 async def test_others_files_do_not_exist(shelf: Shelf):
