@@ -87,6 +87,9 @@ class Answer:
         finally:
             # They know who holds this answer: a cycle that only the collector would free.
             self._write = self._frame = self._gate = None
+            if self._blocked is not None:  # cancelled before it had its turn
+                self._blocked.close()
+                self._blocked = None
             if self._connection is not None:
                 self._connection.express = None
 

@@ -86,7 +86,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._pool.open_count += 1
+        self._pool.open.add(self)
 
     def data_received(self, data: bytes) -> None:
         express = self.express
@@ -107,7 +107,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
-        self._pool.open_count -= 1
+        self._pool.open.discard(self)
         answer = self._answer
         if answer is None:
             self._pool.forget(self)
@@ -176,7 +176,7 @@ class Pool:
 
     def __init__(self, address: str, name: str, headers: Headers = ()) -> None:
         self.name = name
-        self.open_count = 0
+        self.open: set[Connection] = set()
         self._idle: list[Connection] = []
         self._is_closed = False
         self._sweeper: asyncio.TimerHandle | None = None
@@ -194,6 +194,10 @@ class Pool:
                 self._tls = ssl.create_default_context()
         self._fixed = b"host: %b\r\ncontent-type: application/json\r\n" % authority.encode()
         self._fixed += b"".join(b"%b: %b\r\n" % field for field in headers)
+
+    @property
+    def open_count(self) -> int:
+        return len(self.open)
 
     @property
     def idle_count(self) -> int:
@@ -260,20 +264,23 @@ class Pool:
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
+        connection = Connection(self, loop)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                 if self._socket_path is not None:
-                    _, connection = await loop.create_unix_connection(lambda: Connection(self, loop), self._socket_path)
+                    await loop.create_unix_connection(lambda: connection, self._socket_path)
                 else:
-                    _, connection = await loop.create_connection(
-                        lambda: Connection(self, loop), self._host, self._port, ssl=self._tls
-                    )
+                    await loop.create_connection(lambda: connection, self._host, self._port, ssl=self._tls)
         except TimeoutError as error:
             raise UpstreamTimeout(
                 f"{self.name} did not accept a connection within {CONNECT_TIMEOUT_SECONDS:g} s."
             ) from error
         except OSError as error:
             raise Unavailable(f"{self.name} cannot be reached: {error.strerror or error}.") from error
+        except asyncio.CancelledError:
+            # Of one that was made in this very turn of the loop uvloop does not say that it closes it.
+            self.open.discard(connection)
+            raise
         return connection
 
     def _render(self, method: str, path: str, headers: Headers, body: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Coroutine
 from typing import Any
 
@@ -111,6 +112,26 @@ async def test_what_an_awaited_write_raises_comes_out(server: Scripted, pool: Po
         await answer.pump(lambda _: fail())
     await answer.aclose()
     await conversation.gone()
+
+
+async def test_a_write_that_was_to_be_awaited_by_who_was_cancelled_at_that_moment_is_closed(
+    server: Scripted, pool: Pool
+) -> None:
+    task, conversation = await asked(pool, server)
+    await conversation.say(OK + b"transfer-encoding: chunked\r\n\r\n")
+    answer = await task
+    waits = asyncio.sleep(60)
+
+    def write(_: bytes) -> Coroutine[Any, Any, None]:
+        pumping.cancel()
+        return waits
+
+    pumping = asyncio.create_task(answer.pump(write))
+    await conversation.say(b"1\r\na\r\n")
+    with pytest.raises(asyncio.CancelledError):
+        await pumping
+    assert inspect.getcoroutinestate(waits) == inspect.CORO_CLOSED
+    await answer.aclose()
 
 
 async def test_a_break_while_a_write_is_awaited_comes_after_what_was_received(server: Scripted, pool: Pool) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 
 from backends.engine.upstream import IDLE_SECONDS, Pool
 from backends.errors import Unavailable, UpstreamError
@@ -233,6 +235,23 @@ async def test_an_endpoint_that_is_not_there_is_unavailable(tmp_path: Path) -> N
         with pytest.raises(Unavailable, match="The toy cannot be reached"):
             await pool.send("GET", "/", (), b"")
         assert pool.open_count == 0
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_who_leaves_as_the_connection_is_made_leaves_none(run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    async def leave() -> None:
+        async with scripted() as server:
+            pool = Pool(server.address, "The toy")
+            task = get(pool)
+            while not pool.open_count:
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await (await server.next()).gone()
+            await holds(lambda: pool.open_count == 0)
+
+    run(leave())
 
 
 async def test_closing_the_pool_leaves_those_in_use_to_their_answers(server: Scripted) -> None:
