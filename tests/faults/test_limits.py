@@ -88,7 +88,7 @@ async def test_of_requests_at_once_exactly_as_many_pass_as_the_limit_says(way: s
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_tokens_are_never_over_the_limit_and_settle_to_the_true_count(way: str, tmp_path: Path) -> None:
-    limit = 6000
+    limit = 3000  # less than all of them use, however late they settle
     with limited(tmp_path, way, tokens_per_day=limit) as server:
         bodies = []
         for number in range(120):
@@ -97,7 +97,7 @@ async def test_tokens_are_never_over_the_limit_and_settle_to_the_true_count(way:
         done = await answers(server, bodies)
         statuses = Counter(answer.status for answer, _ in done)
         spent = sum(used(*each) for each in done)
-        assert set(statuses) == {200, 429}  # their estimates did not all fit
+        assert set(statuses) == {200, 429}
         assert spent <= limit
         at_rest(server)
 

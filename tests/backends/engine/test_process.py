@@ -179,9 +179,9 @@ async def test_a_missing_working_directory_fails_at_once(folder: Path) -> None:
 
 
 async def test_an_engine_that_does_not_become_ready_in_time_fails(folder: Path) -> None:
-    async with kept(replace(toy(folder, "late"), start_timeout_seconds=1.0)) as engine:
+    async with kept(replace(toy(folder, "late"), start_timeout_seconds=3.0)) as engine:
         await holds(is_(engine, State.FAILED))
-        assert "not ready within 1 s: /health answered 503" in engine.status.reason
+        assert "not ready within 3 s: /health answered 503" in engine.status.reason
         assert not any(alive(pid) for pid in pids(folder).values())
 
 
