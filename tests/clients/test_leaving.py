@@ -14,7 +14,7 @@ import pytest
 from tests.clients.asking import STORY
 from tests.clients.served import RUNNING, Served, cpu_seconds
 from tests.faults.looking import count
-from tests.waiting import eventually_async
+from tests.waiting import eventually, eventually_async
 
 pytestmark = pytest.mark.engine
 
@@ -58,6 +58,19 @@ async def message(served: Served) -> None:
 
 
 WAYS = (chat_stream, chat, response_stream, response, message)
+
+
+@pytest.fixture(autouse=True)
+def undisturbed(served: Served) -> None:
+    """A young server of the demo ingests its handbook, on all processors: leaving is not timed beside that."""
+
+    def is_ingested() -> bool:
+        with served.openai() as client:
+            counts = [store.file_counts for store in client.vector_stores.list() if store.name == "handbook"]
+        return any(found.completed == found.total > 0 for found in counts)
+
+    if served.kind == "llamacpp":
+        eventually(is_ingested, seconds=90, what="the handbook's ingestion")
 
 
 @asynccontextmanager
