@@ -125,6 +125,7 @@ def test_a_settings_example_is_accepted(example, tmp_path):
     read(config=tmp_path / "settings.toml")
 
 
+@pytest.mark.slow
 def test_the_example_of_tenants_lets_in_whom_it_says(tmp_path, echo_server):
     (example,) = [e for e in of("toml") if e.text.startswith("[tenants.")]
     (tmp_path / "tenants.toml").write_text(example.text)

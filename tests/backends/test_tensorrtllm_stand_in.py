@@ -22,6 +22,8 @@ from tests.stand_ins.tensorrtllm import DEFAULT_MAX_TOKENS
 from tests.stand_ins.words import NATURAL_TOKENS
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 # What the engine looks for a departure by, and the time to see it.
 FREED_SECONDS = 2.5
 

@@ -145,6 +145,7 @@ def test_the_next_source_is_tried_when_one_fails(tmp_path: Path, hub: Hub) -> No
     assert [path.split("/")[2] for path, _ in hub.asked] == list(names)
 
 
+@pytest.mark.slow
 def test_when_every_source_fails_each_reason_is_listed_and_nothing_is_left(
     tmp_path: Path, hub: Hub, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,8 @@ from tests.backends.worker.hosts import (
 )
 from tests.processes import holds
 
+pytestmark = pytest.mark.slow
+
 REPEATING = """
 import json, os, threading, time
 
@@ -285,7 +287,6 @@ async def test_a_model_may_load_nothing_where_nobody_controls_models(
         assert "models cannot be loaded or unloaded from within a model here" in error.message
 
 
-@pytest.mark.slow
 async def test_a_server_process_that_reads_nothing_does_not_fill_the_host(
     hosts: dict[str, RunningHost], models: dict[str, WorkerModel], tmp_path: Path
 ) -> None:
@@ -329,7 +330,6 @@ async def test_a_model_that_cancels_its_call_ends_it_in_the_other_model(
     await appears(cancelled)
 
 
-@pytest.mark.slow
 async def test_a_call_outside_of_any_request_goes_through_whatever_server_process_is_there(
     hosts: dict[str, RunningHost], tmp_path: Path
 ) -> None:

@@ -29,6 +29,8 @@ from tests.backends.worker.hosts import (
 )
 from tests.processes import alive, holds
 
+pytestmark = pytest.mark.slow
+
 
 async def test_a_killed_instance_fails_what_it_executed_and_nothing_that_waits(tmp_path: Path) -> None:
     with host(tmp_path, STEADY) as running:
@@ -59,7 +61,6 @@ async def test_a_killed_instance_fails_what_it_executed_and_nothing_that_waits(t
             assert told.failures == {"BACKEND": 1}
 
 
-@pytest.mark.slow
 async def test_readiness_waits_for_an_instance_that_loads_again(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     source = STEADY.replace(
@@ -82,7 +83,6 @@ async def test_readiness_waits_for_an_instance_that_loads_again(tmp_path: Path) 
             await _becomes(model, ready=True)
 
 
-@pytest.mark.slow
 async def test_an_idempotent_model_tries_once_more(tmp_path: Path) -> None:
     with host(tmp_path, STEADY, parameters={"idempotent": {"string_value": "true"}}) as running:
         async with connected(running) as model:
@@ -149,7 +149,6 @@ class TritonPythonModel:
         assert running.stop() == 0
 
 
-@pytest.mark.slow
 async def test_a_process_that_ends_while_it_loads_says_how(tmp_path: Path) -> None:
     with host(tmp_path, "import os\nos._exit(3)") as running:
         assert await running.settled() == (
@@ -158,7 +157,6 @@ async def test_a_process_that_ends_while_it_loads_says_how(tmp_path: Path) -> No
         )
 
 
-@pytest.mark.slow
 async def test_a_model_that_fails_again_and_again_is_given_up(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     source = STEADY.replace(
@@ -222,7 +220,6 @@ async def test_a_stop_finishes_what_was_taken_and_refuses_what_comes(tmp_path: P
             assert ended.exists()
 
 
-@pytest.mark.slow
 async def test_a_stop_does_not_wait_for_a_model_that_loads(tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     source = f"""
@@ -242,7 +239,6 @@ class TritonPythonModel:
         assert time.monotonic() - began < 5
 
 
-@pytest.mark.slow
 async def test_a_host_that_fails_by_itself_says_so(tmp_path: Path) -> None:
     limiter = {"resources": [{"name": "R", "count": 1}]}
     options = Options(resources_path=str(tmp_path / "no" / "such" / "file"))

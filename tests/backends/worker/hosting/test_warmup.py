@@ -12,6 +12,8 @@ import pytest
 from tests.backends.worker.hosts import answer, connected, host, request, statistics_of, values
 from tests.processes import holds
 
+pytestmark = pytest.mark.slow
+
 SOURCE = """
 import os
 
@@ -52,7 +54,6 @@ async def test_samples_run_before_the_first_request_and_count(tmp_path: Path) ->
             await holds(model.ready)
 
 
-@pytest.mark.slow
 async def test_samples_may_stand_in_files(tmp_path: Path) -> None:
     (tmp_path / "m" / "warmup").mkdir(parents=True)
     (tmp_path / "m" / "warmup" / "data").write_bytes(bytes([1, 0, 0, 0, 2, 0, 0, 0]))
