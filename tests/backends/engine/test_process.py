@@ -145,12 +145,14 @@ async def test_cancelling_twice_does_not_wait_for_the_grace(folder: Path) -> Non
     life = asyncio.create_task(engine.run())
     await holds(is_(engine, State.READY))
     family = pids(folder)
+    guard = parent(family["engine"])
     life.cancel()
     await asyncio.wait((life,), timeout=0.1)
     assert alive(family["engine"])
     life.cancel()
     await asyncio.wait((life,), timeout=5)
     assert life.cancelled()
+    await holds(lambda: not Path(f"/proc/{guard}").exists())  # nobody waits for it any more but the loop
     await holds(lambda: not alive(family["engine"]))
 
 
