@@ -34,7 +34,7 @@ serve: venv weights engine-$(ENGINE)
 test: test-fast test-slow
 
 test-fast: venv-dev
-	@.venv/bin/python -m pytest -m "not engine and not slow and not gpu" -n 2 $(ARGS)
+	@.venv/bin/python -m pytest -m "not engine and not slow and not gpu" -n 3 $(ARGS)
 
 test-slow: venv-dev test-weights engines services
 	@.venv/bin/python -m pytest -m "engine or slow" $(ARGS)

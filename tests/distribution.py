@@ -12,9 +12,9 @@ _FOLDERS = {path.parent.relative_to(ROOT).as_posix() for path in Path(__file__).
 
 
 class ByFixtures(LoadScopeScheduling):
-    """Tests below a folder with fixtures run in one process, which starts each server once; the others go by file."""
+    """Tests with the same nearest `conftest.py` run in one process, which starts its servers once; others by file."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        outermost = [str(folder) for folder in PurePosixPath(file).parents if str(folder) in _FOLDERS][-1:]
-        return outermost[0] if outermost else file
+        folders = (folder.as_posix() for folder in PurePosixPath(file).parents)
+        return next((folder for folder in folders if folder in _FOLDERS), file)

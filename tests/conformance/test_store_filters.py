@@ -112,6 +112,7 @@ async def test_a_filter_finds_the_few_among_the_many(store, collection):
     assert found(await store.words(collection, "same", 3, Comparison("eq", "is", "it"))) == ["few:0"]
 
 
+@pytest.mark.slow
 async def test_a_filter_may_name_very_many_values(store, collection):
     await store.put(collection, "f", texts("same", attributes={"number": 17_499}))
     for wanted in (range(17_500), range(17_499)):

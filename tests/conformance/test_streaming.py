@@ -81,7 +81,7 @@ def serving_demo(kind: str) -> Iterator[tuple[Tritium, str]]:
     scope="module",
     params=[
         "echo",
-        "tensorrtllm",
+        pytest.param("tensorrtllm", marks=pytest.mark.slow),
         *(pytest.param(kind, marks=pytest.mark.engine) for kind in ("llamacpp", "vllm", "transformers")),
     ],
 )

@@ -58,7 +58,7 @@ class Triton(BaseHTTPRequestHandler):
 def triton():
     with ThreadingHTTPServer(("127.0.0.1", 0), Triton) as server:
         server.asked = []
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         yield server
         server.shutdown()
