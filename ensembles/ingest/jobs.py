@@ -13,17 +13,18 @@ from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import Protocol, TypeVar
-from weakref import WeakValueDictionary
 
 from backends.errors import ModelNotFound, ModelNotReady, ServingError, Unavailable
 from backends.model import Models
 from backends.worker import text
 from ensembles.ingest.embed import PRIORITY, Embedder
 from ensembles.ingest.faults import DocumentError
+from ensembles.ingest.index import Indexer
 from ensembles.ingest.messages import Reader
 from ensembles.ingest.optimise import Optimiser
 from ensembles.ingest.parsers import ParserKilled, Parsers
 from ensembles.library import Library
+from ensembles.library.jobs import Finished
 from ensembles.records.rows import ErrorCode, Job
 from ensembles.stores.store import Chunk
 
@@ -93,8 +94,8 @@ class Ingester:
         self._pace = pace or Pace()
         self._watch = watch or Unwatched()
         self._embedder = Embedder(partial(library.embed, priority=PRIORITY))
+        self._indexer = Indexer(lambda finished: self._patiently(lambda: library.jobs.complete(finished)))
         self._optimiser = Optimiser(library)
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -121,6 +122,7 @@ class Ingester:
                 task.cancel()
             await asyncio.wait(tasks)
             await self._embedder.close()
+            await self._indexer.close()
             await self._parsers.close()
             await self._library.jobs.release(self._worker)
 
@@ -194,10 +196,8 @@ class Ingester:
             Chunk(job.file_id, job.filename, ordinal, piece.text, piece.page, piece.heading, vector=vector)
             for ordinal, (piece, vector) in enumerate(zip(pieces, vectors, strict=True))
         ]
-        # One after the other in each store: changes of one that meet are tried again, at five times the cost.
         with self._stage("index"):
-            async with self._turns.setdefault(job.store_id, asyncio.Lock()):
-                is_done = await self._patiently(lambda: self._library.jobs.complete(job, chunks, name))
+            is_done = await self._indexer.index(Finished(job, chunks, name))
         if is_done:
             self._optimiser.note(job.store_id, len(chunks))
             self._watch.ended("completed", len(chunks))

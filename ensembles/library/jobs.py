@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from backends.errors import NotFound
 from ensembles.library.opening import Opening, Shelves
@@ -12,8 +14,33 @@ from ensembles.library.removal import give_up
 from ensembles.records.rows import ErrorCode, Job
 from ensembles.stores.store import Attributes, Chunk
 
+if TYPE_CHECKING:
+    from sqlalchemy import Row
+
 _PUT_SECONDS = 120.0
 _FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A file that is ready to be put into its store. No chunks: it is completed and holds nothing.
+
+    `embedder` is the model that made the vectors, where the job named none.
+    """
+
+    job: Job
+    chunks: Sequence[Chunk]
+    embedder: str = ""
+
+    @property
+    def usage_bytes(self) -> int:
+        return sum(len(chunk.text.encode()) + len(chunk.vector) for chunk in self.chunks)
+
+    def with_attributes(self, attributes: Attributes) -> list[Chunk]:
+        job = self.job
+        return [
+            replace(chunk, file_id=job.file_id, filename=job.filename, attributes=attributes) for chunk in self.chunks
+        ]
 
 
 class Jobs:
@@ -58,32 +85,40 @@ class Jobs:
         """Where the file's bytes are."""
         return self._opening.blobs.path(job.sha256, job.file_id)
 
-    async def complete(self, job: Job, chunks: Sequence[Chunk], embedder: str = "") -> bool:
-        """Put the file's chunks into the store, vectors included, and make them visible.
+    async def complete(self, finished: Sequence[Finished]) -> list[bool]:
+        """Put the chunks of files into their one store, vectors included, and make them visible.
 
-        Attributes and filename are set here. The collection is made with the first vector's dimensions; `embedder` is
-        the model that made them, where the job named none. False: the claim is lost, and nothing of it is left. No
-        chunks: the file is completed and holds nothing.
+        Attributes and filenames are set here. The collection is made with the first vector's dimensions. False: the
+        claim of a file is lost, and nothing of it is left.
         """
         from ensembles.records import jobs, vector_stores
 
         shelves = await self._opening.shelves()
-        usage_bytes = sum(len(chunk.text.encode()) + len(chunk.vector) for chunk in chunks)
-        wrote = False
-        while True:
+        done: dict[str, bool] = {}
+        written: set[str] = set()
+        while waiting_ := [each for each in finished if each.job.key not in done]:
+            until = self._opening.clock() + _PUT_SECONDS
             async with shelves.database.write() as connection:
-                row = await jobs.renew(connection, job, self._opening.clock() + _PUT_SECONDS)
-                if row is not None and embedder:
-                    await vector_stores.adopt(connection, job.store_id, embedder)
-            if row is None:
-                await give_up(shelves, job, wrote=wrote)
-                return False
-            wrote = True
-            await _put(shelves, job, chunks, row.attributes)
+                rows = {each.job.key: await jobs.renew(connection, each.job, until) for each in waiting_}
+                for each in waiting_:
+                    if rows[each.job.key] is not None and each.embedder:
+                        await vector_stores.adopt(connection, each.job.store_id, each.embedder)
+            held: list[tuple[Finished, Row[Any]]] = []
+            for each in waiting_:
+                if (row := rows[each.job.key]) is not None:
+                    held.append((each, row))
+                    continue
+                await give_up(shelves, each.job, wrote=each.job.key in written)
+                done[each.job.key] = False
+            written.update(each.job.key for each, _ in held)
+            whole = {each.job.file_id: each.with_attributes(row.attributes) for each, row in held}
+            await _put(shelves, finished[0].job.store_id, whole)
             async with shelves.database.write() as connection:
-                if await jobs.complete(connection, job, usage_bytes, row.revision):
-                    return True
-            # The claim was lost meanwhile, or the attributes were changed: the next round tells which.
+                for each, row in held:
+                    # Else the claim was lost meanwhile, or the attributes were changed: the next round tells which.
+                    if await jobs.complete(connection, each.job, each.usage_bytes, row.revision):
+                        done[each.job.key] = True
+        return [done[each.job.key] for each in finished]
 
     async def fail(self, job: Job, code: ErrorCode, message: str) -> bool:
         """Say for good why it could not be ingested. False: the claim is lost."""
@@ -104,13 +139,14 @@ class Jobs:
             return await jobs.waiting(connection)
 
 
-async def _put(shelves: Shelves, job: Job, chunks: Sequence[Chunk], attributes: Attributes) -> None:
-    store = shelves.store
-    whole = [replace(chunk, file_id=job.file_id, filename=job.filename, attributes=attributes) for chunk in chunks]
+async def _put(shelves: Shelves, store_id: str, files: Mapping[str, Sequence[Chunk]]) -> None:
+    if not files:
+        return
     try:
-        await store.put(job.store_id, job.file_id, whole)
+        await shelves.store.put(store_id, files)
     except NotFound:
-        if not whole:
+        first = next(chain.from_iterable(files.values()), None)
+        if first is None:
             return
-        await store.create(job.store_id, len(whole[0].vector) // _FLOAT_BYTES)
-        await store.put(job.store_id, job.file_id, whole)
+        await shelves.store.create(store_id, len(first.vector) // _FLOAT_BYTES)
+        await shelves.store.put(store_id, files)

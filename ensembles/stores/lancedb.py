@@ -14,8 +14,10 @@ import json
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
@@ -83,45 +85,62 @@ class LanceStore:
 
         await self._attempt(collection, drop)
 
-    async def put(self, collection: str, file_id: str, chunks: Sequence[Chunk]) -> None:
-        if not chunks:
-            return await self.remove(collection, file_id)
+    async def put(self, collection: str, files: Mapping[str, Sequence[Chunk]]) -> None:
+        filled = {file_id: chunks for file_id, chunks in files.items() if chunks}
+        for file_id in files.keys() - filled.keys():
+            await self.remove(collection, file_id)
+        if not filled:
+            return
         table = await self._table(collection)
-        where = f"file_id = {_quoted(file_id)}"
         schema = await self._attempt(collection, table.schema)
 
-        async def append() -> None:
-            await table.add(_rows(collection, file_id, chunks, schema))
+        async def replace(file_id: str) -> None:
+            async def change() -> Change:
+                merge = table.merge_insert("writing").when_not_matched_insert_all()
+                rows = _rows(collection, {file_id: filled[file_id]}, schema)
+                result: Change = await merge.when_not_matched_by_source_delete(where).execute(rows)
+                return result
 
-        async def replace() -> Change:
-            merge = table.merge_insert("writing").when_not_matched_insert_all()
-            rows = _rows(collection, file_id, chunks, schema)
-            result: Change = await merge.when_not_matched_by_source_delete(where).execute(rows)
-            return result
+            where = _of([file_id])
+            await self._delete(collection, table, where, change)
 
-        if await self._attempt(collection, lambda: table.count_rows(where)):
-            await self._delete(collection, table, where, replace)
-        else:
+        there = await self._counts(collection, table, filled, more_than=0)
+        for file_id in there:
+            await replace(file_id)
+        new = {file_id: chunks for file_id, chunks in filled.items() if file_id not in there}
+        if new:
             # Appending looks at no other row: 5 ms where a merge reads a column of all.
-            await self._attempt(collection, append)
+            await self._attempt(collection, lambda: table.add(_rows(collection, new, schema)))
         # Two who put the same file for the first time both append: whoever comes last replaces both.
-        while await self._attempt(collection, lambda: table.count_rows(where)) > len(chunks):
-            await self._delete(collection, table, where, replace)
-        return None
+        total = sum(map(len, filled.values()))
+        while counts := await self._counts(collection, table, filled, more_than=total):
+            for file_id, count in counts.items():
+                if count > len(filled[file_id]):
+                    await replace(file_id)
+
+    async def _counts(
+        self, collection: str, table: lancedb.AsyncTable, file_ids: Iterable[str], *, more_than: int
+    ) -> Counter[str]:
+        """How many chunks each file has, those alone that have some; nothing where they are no `more_than` so many."""
+        where = _of(file_ids)
+        if await self._attempt(collection, lambda: table.count_rows(where)) <= more_than:
+            return Counter()
+        found = await self._attempt(collection, table.query().where(where).select(["file_id"]).to_arrow)
+        return Counter(found.column("file_id").to_pylist())
 
     async def remove(self, collection: str, file_id: str) -> None:
         table = await self._table(collection)
-        where = f"file_id = {_quoted(file_id)}"
+        where = _of([file_id])
         await self._delete(collection, table, where, lambda: table.delete(where))
 
     async def set_attributes(self, collection: str, file_id: str, attributes: Attributes) -> None:
         table = await self._table(collection)
-        where, values = f"file_id = {_quoted(file_id)}", {"attributes": _packed(attributes)}
+        where, values = _of([file_id]), {"attributes": _packed(attributes)}
         await self._delete(collection, table, where, lambda: table.update(values, where=where))
 
     async def read(self, collection: str, file_id: str) -> list[Chunk]:
         table = await self._table(collection)
-        query = table.query().where(f"file_id = {_quoted(file_id)}").select(_COLUMNS)
+        query = table.query().where(_of([file_id])).select(_COLUMNS)
         rows = await self._attempt(collection, query.to_list)
         return sorted(map(_chunk, rows), key=lambda chunk: chunk.ordinal)
 
@@ -284,6 +303,11 @@ def _literal(value: Scalar) -> str:
     return f"CAST('{float(value)!r}' AS DOUBLE)"
 
 
+def _of(file_ids: Iterable[str]) -> str:
+    """The condition of all chunks of these files."""
+    return f"file_id IN ({', '.join(map(_quoted, file_ids))})"
+
+
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
@@ -324,10 +348,11 @@ def _check_dimensions(collection: str, vector: bytes, schema: pa.Schema) -> None
         )
 
 
-def _rows(collection: str, file_id: str, chunks: Sequence[Chunk], schema: pa.Schema) -> pa.Table:
+def _rows(collection: str, files: Mapping[str, Sequence[Chunk]], schema: pa.Schema) -> pa.Table:
     """Rows of one writing: `writing` is new each time, so that merging replaces whatever a file had."""
     import pyarrow as pa
 
+    chunks = list(chain.from_iterable(files.values()))
     for chunk in chunks:
         _check_dimensions(collection, chunk.vector, schema)
     count, of_vectors = len(chunks), schema.field("vector").type
@@ -335,7 +360,7 @@ def _rows(collection: str, file_id: str, chunks: Sequence[Chunk], schema: pa.Sch
     values = pa.Array.from_buffers(pa.float32(), count * of_vectors.list_size, [None, numbers])
     columns = {
         "writing": pa.array([uuid4().hex] * count),
-        "file_id": pa.array([file_id] * count),
+        "file_id": pa.array([file_id for file_id, those in files.items() for _ in those]),
         "filename": pa.array([chunk.filename for chunk in chunks]),
         "ordinal": pa.array([chunk.ordinal for chunk in chunks], pa.int32()),
         "text": pa.array([chunk.text for chunk in chunks]),

@@ -13,8 +13,9 @@ import struct
 import sys
 from array import array
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import chain
 
 import asyncpg
 
@@ -97,21 +98,27 @@ class PostgresStore:
             await connection.execute(f"DELETE FROM {_SCHEMA}.collections WHERE name = $1", collection)
             await connection.execute("DROP TABLE IF EXISTS {chunks}, {words}".format(**_names(collection)))
 
-    async def put(self, collection: str, file_id: str, chunks: Sequence[Chunk]) -> None:
-        words = await asyncio.to_thread(lambda: [Counter(words_of(chunk.text)) for chunk in chunks])
+    async def put(self, collection: str, files: Mapping[str, Sequence[Chunk]]) -> None:
+        words = await asyncio.to_thread(
+            lambda: {name: [Counter(words_of(chunk.text)) for chunk in chunks] for name, chunks in files.items()}
+        )
         async with self._transaction(collection) as connection:
             dimensions = await self._dimensions(connection, collection)
-            for chunk in chunks:
+            for chunk in chain.from_iterable(files.values()):
                 _check_dimensions(collection, chunk.vector, dimensions)
-            await _lock(connection, collection, file_id)
-            removed = await _remove(connection, collection, file_id)
-            added = (0, 0)
-            if chunks:
-                added = await _add(connection, collection, file_id, chunks, words)
-            await _count(connection, collection, added[0] - removed[0], added[1] - removed[1])
+            count = of_words = 0
+            for file_id, chunks in sorted(files.items()):  # whoever locks several does so in this order
+                await _lock(connection, collection, file_id)
+                removed = await _remove(connection, collection, file_id)
+                added = (0, 0)
+                if chunks:
+                    added = await _add(connection, collection, file_id, chunks, words[file_id])
+                count += added[0] - removed[0]
+                of_words += added[1] - removed[1]
+            await _count(connection, collection, count, of_words)
 
     async def remove(self, collection: str, file_id: str) -> None:
-        await self.put(collection, file_id, [])
+        await self.put(collection, {file_id: []})
 
     async def set_attributes(self, collection: str, file_id: str, attributes: Attributes) -> None:
         async with self._transaction(collection) as connection:

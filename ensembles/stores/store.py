@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -61,8 +61,11 @@ class Store(Protocol):
         """Delete a collection with all that it holds; nothing happens where there is none."""
         ...
 
-    async def put(self, collection: str, file_id: str, chunks: Sequence[Chunk]) -> None:
-        """Replace all chunks of a file at once: nobody ever sees a part of them."""
+    async def put(self, collection: str, files: Mapping[str, Sequence[Chunk]]) -> None:
+        """Replace all chunks of each file, by its id, at once: nobody ever sees a part of a file's.
+
+        Several files cost little more than one.
+        """
         ...
 
     async def remove(self, collection: str, file_id: str) -> None:

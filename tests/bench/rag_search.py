@@ -75,7 +75,7 @@ async def main(url: str, chunks: int, seconds: float) -> None:
     started = time.perf_counter()
     for first in range(0, chunks, FILE_CHUNKS):
         part = vectors[first : first + FILE_CHUNKS]
-        await store.put(COLLECTION, f"f{first}", corpus.file(f"f{first}", part))
+        await store.put(COLLECTION, {f"f{first}": corpus.file(f"f{first}", part)})
     print(f"{chunks} chunks put in {time.perf_counter() - started:.1f} s, their making included")
     started = time.perf_counter()
     await store.optimise(COLLECTION)
@@ -147,7 +147,7 @@ async def ingest(url: str) -> None:
     store, corpus = open_store(url), Corpus.seeded(2)
     optimised = time.monotonic()
     for number in itertools.count():
-        await store.put(COLLECTION, f"n{number}", corpus.file(f"n{number}", corpus.vectors(INGESTED_CHUNKS)))
+        await store.put(COLLECTION, {f"n{number}": corpus.file(f"n{number}", corpus.vectors(INGESTED_CHUNKS))})
         await asyncio.sleep(INGEST_SECONDS)
         if time.monotonic() - optimised > OPTIMISE_SECONDS:
             await store.optimise(COLLECTION)

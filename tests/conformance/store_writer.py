@@ -18,7 +18,7 @@ async def main(url: str, collection: str, prefix: str, count: int) -> None:
     for index in range(count):
         for size in SIZES:
             file_id = f"{prefix}{index}"
-            await store.put(collection, file_id, written(file_id, size))
+            await store.put(collection, {file_id: written(file_id, size)})
             print(file_id, flush=True)
     await store.close()
 

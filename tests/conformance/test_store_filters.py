@@ -73,7 +73,7 @@ def filtered(store_url):
         async def fill():
             await store.create(name, DIMENSIONS)
             for number in range(4):
-                await store.put(name, f"f{number}", texts("same text", file_id=f"f{number}"))
+                await store.put(name, {f"f{number}": texts("same text", file_id=f"f{number}")})
 
         runner.run(fill())
         yield runner, store, name
@@ -104,17 +104,17 @@ def test_a_filter_lets_through_what_it_says_and_nothing_else(filtered, attribute
 
 async def test_a_filter_finds_the_few_among_the_many(store, collection):
     await store.put(
-        collection, "few", [Chunk("few", "few", 0, "same", vector=vector(-1, 0, 0, 0), attributes={"is": "it"})]
+        collection, {"few": [Chunk("few", "few", 0, "same", vector=vector(-1, 0, 0, 0), attributes={"is": "it"})]}
     )
     for number in range(5):
-        await store.put(collection, f"f{number}", texts(*["same"] * 100, file_id=f"f{number}"))
+        await store.put(collection, {f"f{number}": texts(*["same"] * 100, file_id=f"f{number}")})
     assert found(await store.dense(collection, vector(1, 0, 0, 0), 3, Comparison("eq", "is", "it"))) == ["few:0"]
     assert found(await store.words(collection, "same", 3, Comparison("eq", "is", "it"))) == ["few:0"]
 
 
 @pytest.mark.slow
 async def test_a_filter_may_name_very_many_values(store, collection):
-    await store.put(collection, "f", texts("same", attributes={"number": 17_499}))
+    await store.put(collection, {"f": texts("same", attributes={"number": 17_499})})
     for wanted in (range(17_500), range(17_499)):
         condition = Comparison("in", "number", list(wanted))
         assert len(await store.words(collection, "same", 3, condition)) == (17_499 in wanted)

@@ -22,7 +22,7 @@ async def test_writers_at_once_lose_nothing(opening, collection):
 
     async def write(store, prefix):
         for number in range(8):
-            await store.put(collection, f"{prefix}{number}", written(f"{prefix}{number}", 3))
+            await store.put(collection, {f"{prefix}{number}": written(f"{prefix}{number}", 3)})
             if number % 2:
                 await store.remove(collection, f"{prefix}{number}")
 
@@ -37,26 +37,36 @@ async def test_a_file_put_by_several_at_once_is_that_of_one_of_them(opening, col
     stores = [opening() for _ in range(4)]
     for _ in range(3):
         await asyncio.gather(
-            *(store.put(collection, "f", written("f", size)) for size, store in enumerate(stores, start=3))
+            *(store.put(collection, {"f": written("f", size)}) for size, store in enumerate(stores, start=3))
         )
         assert_whole("f", await stores[0].read(collection, "f"), sizes=range(3, 7))
 
 
+async def test_files_put_together_by_several_at_once_are_each_that_of_one_of_them(opening, collection):
+    stores = [opening() for _ in range(3)]
+    names = ("a", "b", "c")
+    for _ in range(3):
+        groups = [{name: written(name, size) for name in names} for size in range(3, 6)]
+        await asyncio.gather(*(store.put(collection, group) for store, group in zip(stores, groups, strict=True)))
+        for name in names:
+            assert_whole(name, await stores[0].read(collection, name), sizes=range(3, 6))
+
+
 @pytest.mark.parametrize("turns", [1, 2, 4, 8, 16, 64, 256])
 async def test_a_put_that_is_cancelled_leaves_the_old_file_or_the_new_one(store, opening, collection, turns):
-    await store.put(collection, "f", written("f", 4))
-    putting = asyncio.create_task(store.put(collection, "f", written("f", 7)))
+    await store.put(collection, {"f": written("f", 4)})
+    putting = asyncio.create_task(store.put(collection, {"f": written("f", 7)}))
     for _ in range(turns):
         await asyncio.sleep(0)
     putting.cancel()
     await asyncio.wait([putting])
     assert_whole("f", await opening().read(collection, "f"))
-    await store.put(collection, "f", written("f", 4))
+    await store.put(collection, {"f": written("f", 4)})
     assert len(await store.read(collection, "f")) == 4
 
 
 async def test_a_search_that_is_cancelled_harms_no_other(store, collection):
-    await store.put(collection, "f", written("f", 4))
+    await store.put(collection, {"f": written("f", 4)})
     for _ in range(20):
         searching = asyncio.create_task(store.dense(collection, vector(1, 0, 0, 0), 3))
         await asyncio.sleep(0)
@@ -117,5 +127,5 @@ async def test_files_are_whole_or_not_there_after_their_writer_was_killed(store_
     for hit in await store.words(collection, "piece", 10_000):
         assert_whole(hit.chunk.file_id, await store.read(collection, hit.chunk.file_id))
     await store.optimise(collection)
-    await store.put(collection, "f0", written("f0", 7))
+    await store.put(collection, {"f0": written("f0", 7)})
     assert len(await store.read(collection, "f0")) == 7

@@ -17,8 +17,8 @@ from tests.conformance.store_chunks import DIMENSIONS, found, texts, vector, wri
 from tests.servers import free_ports
 
 CALLS = {
-    "put": lambda store, name: store.put(name, "f", written("f", 1)),
-    "put nothing": lambda store, name: store.put(name, "f", []),
+    "put": lambda store, name: store.put(name, {"f": written("f", 1)}),
+    "put nothing": lambda store, name: store.put(name, {"f": []}),
     "remove": lambda store, name: store.remove(name, "f"),
     "set_attributes": lambda store, name: store.set_attributes(name, "f", {}),
     "read": lambda store, name: store.read(name, "f"),
@@ -37,14 +37,14 @@ async def test_a_collection_that_is_not_there_is_not_found(store, call):
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 async def test_a_collection_that_another_process_dropped_is_not_found(store, opening, collection, call):
-    await store.put(collection, "f", written("f", 1))
+    await store.put(collection, {"f": written("f", 1)})
     await opening().drop(collection)
     with pytest.raises(NotFound, match=collection):
         await call(store, collection)
 
 
 async def test_a_collection_is_made_once_however_often_and_by_whomever(store, opening, collection):
-    await store.put(collection, "f", written("f", 3))
+    await store.put(collection, {"f": written("f", 3)})
     await asyncio.gather(*(opening().create(collection, DIMENSIONS) for _ in range(4)))
     assert len(await store.read(collection, "f")) == 3
 
@@ -61,7 +61,7 @@ async def test_dropping_what_is_not_there_does_nothing(store):
 
 
 async def test_a_collection_made_again_is_empty(store, opening, collection):
-    await store.put(collection, "f", written("f", 3))
+    await store.put(collection, {"f": written("f", 3)})
     await store.drop(collection)
     await store.create(collection, DIMENSIONS)
     assert await store.read(collection, "f") == []
@@ -71,7 +71,7 @@ async def test_a_collection_made_again_is_empty(store, opening, collection):
 
 async def test_what_a_search_finds_brings_its_vector(store, collection):
     chunks = texts("one word", "another word")
-    await store.put(collection, "f", chunks)
+    await store.put(collection, {"f": chunks})
     kept = {chunk.ordinal: chunk.vector for chunk in chunks}
     for hits in (await store.dense(collection, vector(1, 0, 0, 0), 2), await store.words(collection, "word", 2)):
         assert {hit.chunk.ordinal: hit.chunk.vector for hit in hits} == kept
@@ -104,7 +104,7 @@ async def test_chunks_come_back_as_they_were_put_in_their_order(store, collectio
     ]
     for chunk in chunks:
         chunk.vector = vector(1, 2, 3, chunk.ordinal)
-    await store.put(collection, "fileé", [chunks[2], chunks[0], chunks[1]])
+    await store.put(collection, {"fileé": [chunks[2], chunks[0], chunks[1]]})
     read = await store.read(collection, "fileé")
     for chunk in chunks:
         chunk.vector = b""
@@ -115,21 +115,40 @@ async def test_chunks_come_back_as_they_were_put_in_their_order(store, collectio
 
 
 async def test_putting_a_file_again_replaces_all_of_it(store, opening, collection):
-    await store.put(collection, "other", written("other", 2))
+    await store.put(collection, {"other": written("other", 2)})
     for size in (5, 2, 9):
-        await store.put(collection, "f", written("f", size))
+        await store.put(collection, {"f": written("f", size)})
         assert [chunk.text for chunk in await opening().read(collection, "f")] == [
             f"piece {ordinal} of {size}" for ordinal in range(size)
         ]
     assert len(await store.read(collection, "other")) == 2
-    await store.put(collection, "f", [])
+    await store.put(collection, {"f": []})
     assert await store.read(collection, "f") == []
+
+
+async def test_several_files_are_put_at_once_new_ones_and_others_and_empty_ones(store, opening, collection):
+    await store.put(collection, {"old": written("old", 3), "gone": written("gone", 2), "left": written("left", 1)})
+    await store.put(
+        collection, {"new": written("new", 4), "old": written("old", 5), "gone": [], "it's": written("it's", 1)}
+    )
+    reader = opening()
+    sizes = {name: len(await reader.read(collection, name)) for name in ("new", "old", "gone", "left", "it's")}
+    assert sizes == {"new": 4, "old": 5, "gone": 0, "left": 1, "it's": 1}
+    assert [chunk.text for chunk in await reader.read(collection, "old")] == [f"piece {n} of 5" for n in range(5)]
+    assert len(await reader.words(collection, "piece", 100)) == 11
+
+
+async def test_of_files_put_at_once_none_is_there_where_one_does_not_fit(store, collection):
+    misfit = [Chunk("g", "g", 0, "piece", vector=vector(1, 2, 3))]
+    with pytest.raises(InvalidRequest, match="dimensions"):
+        await store.put(collection, {"f": written("f", 2), "g": misfit})
+    assert await store.words(collection, "piece", 9) == []
 
 
 async def test_what_is_removed_is_found_no_more_by_anybody(store, opening, collection):
     other = opening()
-    await store.put(collection, "f", texts("zebra one", "zebra two"))
-    await store.put(collection, "g", texts("zebra three", file_id="g"))
+    await store.put(collection, {"f": texts("zebra one", "zebra two")})
+    await store.put(collection, {"g": texts("zebra three", file_id="g")})
     assert len(await other.words(collection, "zebra", 9)) == 3
     await store.remove(collection, "f")
     assert found(await other.words(collection, "zebra", 9)) == ["g:0"]
@@ -140,8 +159,8 @@ async def test_what_is_removed_is_found_no_more_by_anybody(store, opening, colle
 
 
 async def test_attributes_are_replaced_for_all_chunks_of_a_file_alone(store, opening, collection):
-    await store.put(collection, "f", texts("a", "b", attributes={"old": 1}))
-    await store.put(collection, "g", texts("a", file_id="g", attributes={"old": 1}))
+    await store.put(collection, {"f": texts("a", "b", attributes={"old": 1})})
+    await store.put(collection, {"g": texts("a", file_id="g", attributes={"old": 1})})
     await store.set_attributes(collection, "f", {"new": "it's"})
     assert [chunk.attributes for chunk in await opening().read(collection, "f")] == [{"new": "it's"}] * 2
     assert found(await store.dense(collection, vector(1, 0, 0, 0), 9, Comparison("eq", "old", 1))) == ["g:0"]
@@ -151,14 +170,14 @@ async def test_attributes_are_replaced_for_all_chunks_of_a_file_alone(store, ope
 async def test_the_nearest_by_cosine_come_first_whatever_their_length(store, collection):
     vectors = [vector(5, 0, 0, 0), vector(0.1, 0.1, 0, 0), vector(0, 3, 0, 0), vector(-1, 0, 0, 0)]
     chunks = [Chunk("f", "f", ordinal, "", vector=of) for ordinal, of in enumerate(vectors)]
-    await store.put(collection, "f", chunks)
+    await store.put(collection, {"f": chunks})
     hits = await store.dense(collection, vector(0.2, 0, 0, 0), 9)
     assert found(hits) == ["f:0", "f:1", "f:2", "f:3"]
     assert [hit.score for hit in hits] == pytest.approx([1, math.sqrt(0.5), 0, -1], abs=1e-6)
 
 
 async def test_no_more_come_than_are_asked_for(store, collection):
-    await store.put(collection, "f", written("f", 9))
+    await store.put(collection, {"f": written("f", 9)})
     for limit in (0, 1, 4, 100):
         assert len(await store.dense(collection, vector(1, 0, 0, 0), limit)) == min(limit, 9)
         assert len(await store.words(collection, "piece", limit)) == min(limit, 9)
@@ -166,7 +185,7 @@ async def test_no_more_come_than_are_asked_for(store, collection):
 
 async def test_vectors_of_another_size_are_refused(store, collection):
     with pytest.raises(InvalidRequest, match=f"{DIMENSIONS} dimensions, this one has 3"):
-        await store.put(collection, "f", [Chunk("f", "f", 0, "", vector=vector(1, 2, 3))])
+        await store.put(collection, {"f": [Chunk("f", "f", 0, "", vector=vector(1, 2, 3))]})
     with pytest.raises(InvalidRequest, match="this one has 5"):
         await store.dense(collection, vector(1, 2, 3, 4, 5), 1)
     assert await store.read(collection, "f") == []
@@ -175,7 +194,7 @@ async def test_vectors_of_another_size_are_refused(store, collection):
 async def test_rare_words_weigh_more_than_common_ones_and_short_texts_more_than_long_ones(store, collection):
     filler = [f"the ordinary river {number}" for number in range(20)]
     long = "the ordinary river with a kingfisher " + "beside reeds and willows " * 20
-    await store.put(collection, "f", texts(*filler, "the kingfisher", long))
+    await store.put(collection, {"f": texts(*filler, "the kingfisher", long)})
     assert set(found(await store.words(collection, "ordinary kingfisher river", 2))) == {"f:20", "f:21"}
     assert found(await store.words(collection, "kingfisher", 5)) == ["f:20", "f:21"]
 
@@ -195,7 +214,7 @@ async def test_rare_words_weigh_more_than_common_ones_and_short_texts_more_than_
     ],
 )
 async def test_words_of_any_language_are_found(store, collection, query, text, is_optimised):
-    await store.put(collection, "f", texts("nothing of the kind", text, "完全不同的句子"))
+    await store.put(collection, {"f": texts("nothing of the kind", text, "完全不同的句子")})
     if is_optimised:
         await store.optimise(collection)
     assert found(await store.words(collection, query, 1)) == ["f:1"]
@@ -203,14 +222,14 @@ async def test_words_of_any_language_are_found(store, collection, query, text, i
 
 @pytest.mark.parametrize("query", ["", " ", "!?", '" OR 1=1 --', "AND", "a* (b", "\x00", "zebra" * 5000, "😀"])
 async def test_a_query_of_anything_breaks_nothing(store, collection, query):
-    await store.put(collection, "f", texts("nothing of the kind"))
+    await store.put(collection, {"f": texts("nothing of the kind")})
     assert await store.words(collection, query, 5) == []
 
 
 async def test_a_collection_takes_more_with_more_in_it(store, collection):
     before = await store.size_bytes(collection)
     for number in range(20):
-        await store.put(collection, f"f{number}", texts(*[uuid4().hex * 20] * 10, file_id=f"f{number}"))
+        await store.put(collection, {f"f{number}": texts(*[uuid4().hex * 20] * 10, file_id=f"f{number}")})
     assert await store.size_bytes(collection) > before + 20 * 1000
 
 

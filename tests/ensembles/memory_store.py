@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,8 +37,8 @@ class MemoryStore:
     async def drop(self, collection: str) -> None:
         self.collections.pop(collection, None)
 
-    async def put(self, collection: str, file_id: str, chunks: Sequence[Chunk]) -> None:
-        self._of(collection)[file_id] = list(chunks)
+    async def put(self, collection: str, files: Mapping[str, Sequence[Chunk]]) -> None:
+        self._of(collection).update({file_id: list(chunks) for file_id, chunks in files.items()})
 
     async def remove(self, collection: str, file_id: str) -> None:
         self._of(collection).pop(file_id, None)

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from backends.errors import NotFound
+from ensembles.library.jobs import Finished
 from ensembles.records.rows import Addition, ErrorCode, Job, Status
 from tests.ensembles.library.shelf import Shelf
 
@@ -41,7 +42,7 @@ async def test_every_file_is_claimed_once_by_workers_of_several_processes(shelf:
     async def work(number: int) -> list[str]:
         done = []
         while (job := await libraries[number].jobs.claim(f"worker {number}", 60)) is not None:
-            assert await libraries[number].jobs.complete(job, shelf.chunks(job))
+            assert await shelf.complete(job, libraries[number])
             done.append(job.file_id)
         return done
 
@@ -64,9 +65,25 @@ async def test_a_claim_that_was_not_renewed_is_anybodys(shelf: Shelf):
     assert (taken.file_id, taken.attempt) == (job.file_id, 2)
     assert await shelf.library.jobs.cancelled(job)
     assert not await shelf.library.jobs.renew(job, 60)
-    assert not await shelf.library.jobs.complete(job, shelf.chunks(job))
+    assert not await shelf.complete(job)
     assert not await shelf.library.jobs.fail(job, ErrorCode.SERVER_ERROR, "too late")
-    assert await shelf.library.jobs.complete(taken, shelf.chunks(taken))
+    assert await shelf.complete(taken)
+
+
+async def test_files_that_are_completed_together_are_each_there_or_given_up(shelf: Shelf):
+    files = [await shelf.file(text) for text in ("an apple", "a boat", "")]
+    store = await shelf.library.vector_stores.create("", files=[Addition(file.id) for file in files])
+    jobs = [job for _ in files if (job := await shelf.library.jobs.claim("first", 60))]
+    chunks = {job.file_id: shelf.chunks(job) for job in jobs}
+    await shelf.library.members.set_attributes("", store.id, jobs[0].file_id, {"a": "changed"})
+    await shelf.library.files.delete("", jobs[1].file_id)
+    finished = [Finished(job, chunks[job.file_id]) for job in jobs]
+    assert await shelf.library.jobs.complete(finished) == [True, False, True]
+    (chunk,) = await shelf.library.members.content("", store.id, jobs[0].file_id)
+    assert (chunk.text, chunk.attributes) == ("an apple", {"a": "changed"})
+    assert shelf.store.collections[store.id].keys() == {jobs[0].file_id, jobs[2].file_id}
+    counts = (await shelf.library.vector_stores.get("", store.id)).file_counts
+    assert (counts.completed, counts.in_progress, counts.total) == (2, 0, 2)
 
 
 async def test_a_worker_that_comes_back_has_its_claims_released(shelf: Shelf):
@@ -76,13 +93,13 @@ async def test_a_worker_that_comes_back_has_its_claims_released(shelf: Shelf):
     again = await shelf.library.jobs.claim("first", 60)
     assert again is not None
     assert (again.file_id, again.attempt) == (job.file_id, 2)
-    assert not await shelf.library.jobs.complete(job, shelf.chunks(job))
+    assert not await shelf.complete(job)
 
 
 async def test_chunks_have_the_filename_and_the_attributes_of_their_file(shelf: Shelf):
     job = await claimed(shelf)
     await shelf.library.members.set_attributes("", job.store_id, job.file_id, {"a": "changed"})
-    assert await shelf.library.jobs.complete(job, shelf.chunks(job))
+    assert await shelf.complete(job)
     (chunk,) = await shelf.library.members.content("", job.store_id, job.file_id)
     assert (chunk.file_id, chunk.filename, chunk.attributes) == (job.file_id, "a.txt", {"a": "changed"})
 
@@ -114,8 +131,8 @@ class Race:
         shelf.store.put = self.put  # type: ignore[method-assign]
         self._shelf = shelf
 
-    async def put(self, collection, file_id, chunks):
-        await self._put(collection, file_id, chunks)
+    async def put(self, collection, files):
+        await self._put(collection, files)
         self._shelf.store.put = self._put  # type: ignore[method-assign]
         await self._happens()
 
@@ -123,21 +140,21 @@ class Race:
 async def test_a_file_that_is_deleted_while_it_is_ingested_leaves_no_chunk(shelf: Shelf):
     job = await claimed(shelf)
     Race(shelf, lambda: shelf.library.files.delete("", job.file_id))
-    assert not await shelf.library.jobs.complete(job, shelf.chunks(job))
+    assert not await shelf.complete(job)
     assert shelf.store.collections[job.store_id] == {}
 
 
 async def test_a_file_that_is_deleted_before_its_chunks_are_put_leaves_none(shelf: Shelf):
     job = await claimed(shelf)
     await shelf.library.members.delete("", job.store_id, job.file_id)
-    assert not await shelf.library.jobs.complete(job, shelf.chunks(job))
+    assert not await shelf.complete(job)
     assert shelf.store.collections.get(job.store_id, {}) == {}
 
 
 async def test_a_store_that_is_deleted_while_a_file_is_ingested_leaves_nothing(shelf: Shelf):
     job = await claimed(shelf)
     Race(shelf, lambda: shelf.library.vector_stores.delete("", job.store_id))
-    assert not await shelf.library.jobs.complete(job, shelf.chunks(job))
+    assert not await shelf.complete(job)
     assert job.store_id not in shelf.store.collections
 
 
@@ -148,7 +165,7 @@ async def test_a_file_that_is_cancelled_while_it_is_ingested_leaves_no_chunk(she
     job = await shelf.library.jobs.claim("first", 60)
     assert job is not None
     Race(shelf, lambda: shelf.library.members.cancel_batch("", store.id, batch.id))
-    assert not await shelf.library.jobs.complete(job, shelf.chunks(job))
+    assert not await shelf.complete(job)
     assert shelf.store.collections[store.id] == {}
     assert (await shelf.library.members.get("", store.id, file.id)).status is Status.CANCELLED
 
@@ -156,7 +173,7 @@ async def test_a_file_that_is_cancelled_while_it_is_ingested_leaves_no_chunk(she
 async def test_attributes_that_change_while_a_file_is_ingested_are_not_lost(shelf: Shelf):
     job = await claimed(shelf)
     Race(shelf, lambda: shelf.library.members.set_attributes("", job.store_id, job.file_id, {"a": "late"}))
-    assert await shelf.library.jobs.complete(job, shelf.chunks(job))
+    assert await shelf.complete(job)
     (chunk,) = await shelf.library.members.content("", job.store_id, job.file_id)
     assert chunk.attributes == {"a": "late"}
 
@@ -168,10 +185,10 @@ async def test_chunks_of_a_lost_claim_that_came_last_are_made_anew(shelf: Shelf)
         shelf.clock.now += 1000
         other = await shelf.library.jobs.claim("second", 60)
         assert other is not None
-        assert await shelf.library.jobs.complete(other, shelf.chunks(other))
+        assert await shelf.complete(other)
 
     Race(shelf, another_completes_it)
-    assert not await shelf.library.jobs.complete(job, shelf.chunks(job))
+    assert not await shelf.complete(job)
     assert await shelf.library.jobs.waiting() == 1
     await shelf.ingest()
     assert (await shelf.library.members.get("", job.store_id, job.file_id)).status is Status.COMPLETED
@@ -182,7 +199,7 @@ async def test_a_file_that_is_added_again_waits_for_the_end_of_a_worker_that_may
     await shelf.library.members.delete("", job.store_id, job.file_id)
     await shelf.library.members.add("", job.store_id, Addition(job.file_id))
     assert await shelf.library.jobs.claim("second", 60) is None
-    assert not await shelf.library.jobs.complete(job, shelf.chunks(job))
+    assert not await shelf.complete(job)
     again = await shelf.library.jobs.claim("second", 60)
     assert again is not None
     assert again.file_id == job.file_id
@@ -221,6 +238,6 @@ async def test_bytes_that_belong_to_no_file_are_swept(shelf: Shelf):
 async def test_what_is_deleted_cannot_be_completed_by_a_job_without_chunks(shelf: Shelf):
     job = await claimed(shelf, "")
     await shelf.library.files.delete("", job.file_id)
-    assert not await shelf.library.jobs.complete(job, [])
+    assert await shelf.library.jobs.complete([Finished(job, [])]) == [False]
     with pytest.raises(NotFound):
         await shelf.library.members.get("", job.store_id, job.file_id)

@@ -187,7 +187,7 @@ async def test_a_cancelled_batch_keeps_what_was_ingested(shelf: Shelf):
     batch = await shelf.library.members.add_batch("", store.id, [Addition(file.id) for file in files])
     job = await shelf.library.jobs.claim("tests", 60)
     assert job is not None
-    assert await shelf.library.jobs.complete(job, shelf.chunks(job))
+    assert await shelf.complete(job)
     batch = await shelf.library.members.cancel_batch("", store.id, batch.id)
     assert (batch.status, batch.file_counts.completed, batch.file_counts.cancelled) == (Status.CANCELLED, 1, 1)
     assert await shelf.library.jobs.claim("tests", 60) is None

@@ -71,7 +71,7 @@ async def test_chunks_of_files_that_are_not_completed_hide_none_of_the_others(sh
     await shelf.library.members.add("", store.id, Addition(hidden.id))
     job = await shelf.library.jobs.claim("tests", 60)
     assert job is not None
-    await shelf.store.put(store.id, hidden.id, [*shelf.chunks(job)])
+    await shelf.store.put(store.id, {hidden.id: [*shelf.chunks(job)]})
     for chunk in shelf.store.collections[store.id][hidden.id]:
         chunk.file_id = hidden.id
     assert texts(await shelf.library.dense(store.id, vector("apple"), 1, None) or []) == ["apple"]

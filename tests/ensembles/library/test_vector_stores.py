@@ -137,7 +137,7 @@ async def test_a_store_that_was_made_before_any_embedder_takes_its_first_files(s
     assert store.embedder == ""
     job = await shelf.library.jobs.claim("tests", 60)
     assert job is not None
-    assert await shelf.library.jobs.complete(job, shelf.chunks(job), EMBEDDER)
+    assert await shelf.complete(job, embedder=EMBEDDER)
     assert (await stores.get("", store.id)).embedder == EMBEDDER
     assert (await shelf.library.search("", [store.id], ["apple"])).passages
 

@@ -31,7 +31,7 @@ async def connection(postgres_url: str) -> AsyncIterator[asyncpg.Connection]:
     await store.drop(NAME)
     await store.create(NAME, 1)
     chunks = [Chunk("f", "f", number, " ".join(words), vector=pack("<f", 1)) for number, words in enumerate(TEXTS)]
-    await store.put(NAME, "f", chunks)
+    await store.put(NAME, {"f": chunks})
     await store.close()
     connection = await asyncpg.connect(postgres_url)
     yield connection

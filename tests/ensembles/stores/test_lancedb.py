@@ -33,7 +33,7 @@ async def put(store: LanceStore, *names: str) -> None:
             Chunk(name, name, ordinal, f"piece {ordinal}", vector=struct.pack("<2f", 1, ordinal))
             for ordinal in range(5)
         ]
-        await store.put(NAME, name, chunks)
+        await store.put(NAME, {name: chunks})
 
 
 async def kept(store: LanceStore) -> int:
@@ -114,13 +114,13 @@ async def test_a_large_table_gets_a_graph_that_finds_the_nearest_old_and_new(ope
     for first in range(0, len(vectors), 5_000):
         part = vectors[first : first + 5_000]
         chunks = [Chunk(f"f{first}", "f", ordinal, "x", vector=of.tobytes()) for ordinal, of in enumerate(part, first)]
-        await opened.put("large", f"f{first}", chunks)
+        await opened.put("large", {f"f{first}": chunks})
     table = await opened._table("large")
     assert [index.columns for index in await table.list_indices()] == [["text"]]
     await opened.optimise("large")
     assert {index.columns[0] for index in await table.list_indices()} == {"text", "vector"}
     new = Chunk("new", "f", 0, "x", vector=(-vectors[0]).tobytes())
-    await opened.put("large", "new", [new])
+    await opened.put("large", {"new": [new]})
     assert (await opened.dense("large", new.vector, 1))[0].chunk.id == "new:0"
     lengths = np.linalg.norm(vectors, axis=1)
     right = 0

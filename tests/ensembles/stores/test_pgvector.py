@@ -46,7 +46,7 @@ async def test_a_large_table_gets_a_graph_that_hides_nothing(store, url):
     for first in range(0, len(vectors), 5_000):
         part = vectors[first : first + 5_000]
         chunks = [Chunk(f"f{first}", "f", ordinal, "", vector=of.tobytes()) for ordinal, of in enumerate(part, first)]
-        await store.put(NAME, f"f{first}", chunks)
+        await store.put(NAME, {f"f{first}": chunks})
     await store.optimise(NAME)
     assert await connection.fetchval(f"SELECT indisvalid FROM pg_index WHERE indexrelid = '{GRAPH}'::regclass")
     made = await connection.fetchval(f"SELECT '{GRAPH}'::regclass::oid")
@@ -55,7 +55,7 @@ async def test_a_large_table_gets_a_graph_that_hides_nothing(store, url):
     await connection.close()
 
     far = -vectors[0]
-    await store.put(NAME, "far", [Chunk("far", "f", 0, "", attributes={"is": "far"}, vector=far.tobytes())])
+    await store.put(NAME, {"far": [Chunk("far", "f", 0, "", attributes={"is": "far"}, vector=far.tobytes())]})
     hits = await store.dense(NAME, vectors[0].tobytes(), 5, Comparison("eq", "is", "far"))
     assert [hit.chunk.id for hit in hits] == ["far:0"]
     lengths = np.linalg.norm(vectors, axis=1)
@@ -68,7 +68,7 @@ async def test_a_large_table_gets_a_graph_that_hides_nothing(store, url):
 
 async def test_connections_that_the_server_ended_are_replaced(store, url):
     await store.create(NAME, 1)
-    await store.put(NAME, "f", [Chunk("f", "f", 0, "text", vector=np.ones(1, "<f4").tobytes())])
+    await store.put(NAME, {"f": [Chunk("f", "f", 0, "text", vector=np.ones(1, "<f4").tobytes())]})
     connection = await asyncpg.connect(url)
     await connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tritium'"
