@@ -39,7 +39,7 @@ _MOST_ATTEMPTS = 50
 class Pace:
     """How much an ingester does at a time, and how often it looks around."""
 
-    files: int = 12
+    files: int = 24
     """Under way at once: enough that small ones fill the embedder's batches."""
     lease_seconds: float = 60.0
     look_seconds: float = 0.2
