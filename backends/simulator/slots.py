@@ -28,6 +28,7 @@ class Slots:
             return
         place = asyncio.get_running_loop().create_future()
         self._queue[place] = None
+        self._fill()  # all who wait may be leaving
         try:
             await place
         except asyncio.CancelledError:
@@ -43,9 +44,11 @@ class Slots:
         self._fill()
 
     def _fill(self) -> None:
-        while self._queue and self.running < self._limit:
-            place = next(iter(self._queue))
+        while self.running < self._limit:
+            # One who is leaving counts as waiting until it has left.
+            place = next((place for place in self._queue if not place.done()), None)
+            if place is None:
+                return
             del self._queue[place]
-            if not place.done():
-                self.running += 1
-                place.set_result(None)
+            self.running += 1
+            place.set_result(None)

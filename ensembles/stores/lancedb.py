@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import json
 import os
 import random
 import time
@@ -24,8 +23,9 @@ from uuid import uuid4
 from backends.errors import InvalidRequest, NotFound, Unavailable
 from ensembles.stores.english import telling
 from ensembles.stores.erasure import Change, erase, marking
-from ensembles.stores.filters import Comparison, Compound, Filter
-from ensembles.stores.store import Attributes, Chunk, Hit, Scalar
+from ensembles.stores.filters import Filter
+from ensembles.stores.lance_sql import files_are, matching, packed, unpacked
+from ensembles.stores.store import Attributes, Chunk, Hit
 
 if TYPE_CHECKING:
     import lancedb
@@ -46,7 +46,6 @@ _PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 1.0
 _RETRY_SECONDS = 5.0
 _COLUMNS = ["file_id", "filename", "ordinal", "text", "page", "heading", "attributes"]
-_OPERATORS = {"eq": "=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
 
 class LanceStore:
@@ -101,7 +100,7 @@ class LanceStore:
                 result: Change = await merge.when_not_matched_by_source_delete(where).execute(rows)
                 return result
 
-            where = _of([file_id])
+            where = files_are([file_id])
             await self._delete(collection, table, where, change)
 
         there = await self._counts(collection, table, filled, more_than=0)
@@ -122,25 +121,25 @@ class LanceStore:
         self, collection: str, table: lancedb.AsyncTable, file_ids: Iterable[str], *, more_than: int
     ) -> Counter[str]:
         """How many chunks each file has, those alone that have some; nothing where they are no `more_than` so many."""
-        where = _of(file_ids)
-        if await self._attempt(collection, lambda: table.count_rows(where)) <= more_than:
+        those = files_are(file_ids)
+        if await self._attempt(collection, lambda: table.count_rows(those)) <= more_than:
             return Counter()
-        found = await self._attempt(collection, table.query().where(where).select(["file_id"]).to_arrow)
+        found = await self._attempt(collection, table.query().where(those).select(["file_id"]).to_arrow)
         return Counter(found.column("file_id").to_pylist())
 
     async def remove(self, collection: str, file_id: str) -> None:
         table = await self._table(collection)
-        where = _of([file_id])
+        where = files_are([file_id])
         await self._delete(collection, table, where, lambda: table.delete(where))
 
     async def set_attributes(self, collection: str, file_id: str, attributes: Attributes) -> None:
         table = await self._table(collection)
-        where, values = _of([file_id]), {"attributes": _packed(attributes)}
+        where, values = files_are([file_id]), {"attributes": packed(attributes)}
         await self._delete(collection, table, where, lambda: table.update(values, where=where))
 
     async def read(self, collection: str, file_id: str) -> list[Chunk]:
         table = await self._table(collection)
-        query = table.query().where(_of([file_id])).select(_COLUMNS)
+        query = table.query().where(files_are([file_id])).select(_COLUMNS)
         rows = await self._attempt(collection, query.to_list)
         return sorted(map(_chunk, rows), key=lambda chunk: chunk.ordinal)
 
@@ -153,7 +152,7 @@ class LanceStore:
         query = table.query().nearest_to(memoryview(vector).cast("f").tolist()).distance_type("cosine")
         query = query.ef(max(100, 2 * limit)).refine_factor(2).limit(limit).select([*_COLUMNS, "vector", "_distance"])
         if condition is not None:
-            query = query.where(where(condition))
+            query = query.where(matching(condition))
         rows = await self._attempt(collection, query.to_arrow)
         return _ordered([Hit(chunk, 1.0 - row["_distance"]) for chunk, row in _found(rows)])
 
@@ -166,7 +165,7 @@ class LanceStore:
         found = table.query().nearest_to_text(MatchQuery(telling(query), "text")).limit(limit)
         found = found.select([*_COLUMNS, "vector", "_score"])
         if condition is not None:
-            found = found.where(where(condition))
+            found = found.where(matching(condition))
         rows = await self._attempt(collection, found.to_arrow)
         return _ordered([Hit(chunk, row["_score"]) for chunk, row in _found(rows)])
 
@@ -264,64 +263,6 @@ class LanceStore:
         return Unavailable(f"Vector store '{self._url}' failed: {reason}", retry_after_seconds=_RETRY_SECONDS)
 
 
-def where(condition: Filter) -> str:
-    """A filter as LanceDB's SQL."""
-    if isinstance(condition, Compound):
-        return f"({f' {condition.type.upper()} '.join(map(where, condition.filters))})"
-    return f"({_comparison(condition)})"
-
-
-def _comparison(condition: Comparison) -> str:
-    key, value = condition.key, condition.value
-    if isinstance(value, list):
-        members: dict[str, list[str]] = {}
-        for member in value:
-            members.setdefault(_reading(key, member), []).append(_literal(member))
-        if condition.type == "in":
-            return " OR ".join(f"{read} IN ({', '.join(of)})" for read, of in members.items()) or "false"
-        return (
-            " AND ".join(f"({read} IS NULL OR {read} NOT IN ({', '.join(of)}))" for read, of in members.items())
-            or "true"
-        )
-    read = _reading(key, value)
-    if condition.type == "ne":
-        return f"{read} IS NULL OR {read} <> {_literal(value)}"
-    return f"{read} {_OPERATORS[condition.type]} {_literal(value)}"
-
-
-def _reading(key: str, value: Scalar) -> str:
-    """The attribute where it has the type of the value, NULL where it has another or is not there."""
-    kind = {"s": "string", "n": "float", "b": "bool"}[_letter(value)]
-    return f"json_get_{kind}(attributes, {_quoted(_letter(value) + key)})"
-
-
-def _literal(value: Scalar) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return _quoted(value)
-    return f"CAST('{float(value)!r}' AS DOUBLE)"
-
-
-def _of(file_ids: Iterable[str]) -> str:
-    """The condition of all chunks of these files."""
-    return f"file_id IN ({', '.join(map(_quoted, file_ids))})"
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _letter(value: Scalar) -> str:
-    if isinstance(value, bool):
-        return "b"
-    return "s" if isinstance(value, str) else "n"
-
-
-def _packed(attributes: Attributes) -> str:
-    return json.dumps({_letter(value) + key: value for key, value in attributes.items()}, ensure_ascii=False)
-
-
 def _schema(dimensions: int) -> pa.Schema:
     import pyarrow as pa
 
@@ -366,14 +307,14 @@ def _rows(collection: str, files: Mapping[str, Sequence[Chunk]], schema: pa.Sche
         "text": pa.array([chunk.text for chunk in chunks]),
         "page": pa.array([chunk.page for chunk in chunks], pa.int32()),
         "heading": pa.array([chunk.heading for chunk in chunks]),
-        "attributes": pa.array([_packed(chunk.attributes) for chunk in chunks], pa.json_(pa.utf8())),
+        "attributes": pa.array([packed(chunk.attributes) for chunk in chunks], pa.json_(pa.utf8())),
         "vector": pa.FixedSizeListArray.from_arrays(values, of_vectors.list_size),
     }
     return pa.table(columns)
 
 
 def _chunk(row: dict[str, Any]) -> Chunk:
-    attributes = {key[1:]: value for key, value in json.loads(row["attributes"]).items()}
+    attributes = unpacked(row["attributes"])
     return Chunk(row["file_id"], row["filename"], row["ordinal"], row["text"], row["page"], row["heading"], attributes)
 
 
