@@ -13,7 +13,7 @@ from tests.backends.simulator.asking import asking, chat, events, request, said
 from tests.engines import EchoEngine
 
 CHAT = "/v1/chat/completions"
-AT_ONCE_SECONDS = 0.2
+AT_ONCE_SECONDS = 0.5
 FOREVER = {"ttft_ms": 600_000}
 
 
