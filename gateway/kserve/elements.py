@@ -11,7 +11,7 @@ import msgspec
 from backends.errors import Code, InferenceError
 from backends.tensors import Buffer, Tensor
 
-_CODES = {
+CODES = {
     "UINT8": "B",
     "UINT16": "H",
     "UINT32": "I",
@@ -25,7 +25,7 @@ _CODES = {
 }
 """How `array` and `memoryview.cast` name each datatype. Only little-endian machines are served."""
 
-_VIEWS: dict[str, Any] = {**_CODES, "BOOL": "?"}
+_VIEWS: dict[str, Any] = {**CODES, "BOOL": "?"}
 _WITHOUT_JSON = frozenset({"FP16", "BF16"})
 
 _read_integers = msgspec.json.Decoder(list[int]).decode
@@ -97,12 +97,12 @@ def collect(name: str, datatype: str, data: list[Any]) -> tuple[bytes, int]:
     if datatype in {"FP32", "FP64"}:
         _demand(all(_is_number(value) for value in flat), "number", "double")
         try:
-            return array(_CODES[datatype], [float(value) for value in flat]).tobytes(), len(flat)
+            return array(CODES[datatype], [float(value) for value in flat]).tobytes(), len(flat)
         except OverflowError as error:  # a whole number of hundreds of digits
             raise InferenceError(
                 "failed to parse the request JSON buffer: Number too big to be stored in double."
             ) from error
-    code = _CODES[datatype]
+    code = CODES[datatype]
     is_signed = code.islower()
     low, high = (-(1 << 63), 1 << 63) if is_signed else (0, 1 << 64)
     whole = all(isinstance(value, int) and not isinstance(value, bool) and low <= value < high for value in flat)
@@ -161,5 +161,5 @@ def _texts(raw: msgspec.Raw) -> tuple[bytes, int]:
 
 
 _READERS: dict[str, Callable[[msgspec.Raw], tuple[bytes, int]]] = {
-    datatype: _reader(code, _read_reals if code in "fd" else _read_integers) for datatype, code in _CODES.items()
+    datatype: _reader(code, _read_reals if code in "fd" else _read_integers) for datatype, code in CODES.items()
 } | {"BOOL": _truths, "BYTES": _texts}

@@ -7,24 +7,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from backends.tensors import ELEMENT_BYTES, Buffer, Tensor
+from gateway.kserve.elements import CODES
 
 _CUT = "..."
 """Stands for the elements that are left out; `shape` says how many there are."""
 
-_CODES = {
-    "BOOL": "?",
-    "UINT8": "B",
-    "UINT16": "H",
-    "UINT32": "I",
-    "UINT64": "Q",
-    "INT8": "b",
-    "INT16": "h",
-    "INT32": "i",
-    "INT64": "q",
-    "FP16": "e",
-    "FP32": "f",
-    "FP64": "d",
-}
+_CODES = {**CODES, "BOOL": "?", "FP16": "e"}
 """How `struct` names each datatype."""
 
 

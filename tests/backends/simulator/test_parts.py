@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from backends.simulator import text
 from backends.simulator.options import Options, flags, parser, read
 from backends.simulator.plan import Limits, plan
 from backends.simulator.schema import instance
-from backends.simulator.slots import Slots
 
 
 @pytest.mark.parametrize(
@@ -59,34 +57,6 @@ def test_a_stopped_text_is_the_text_up_to_the_stop(message: str, stop: str, limi
     assert len(unstopped.tokens) <= limit
     assert stopped.text == unstopped.text.partition(stop)[0]
     assert (stopped.stop_reason == stop) == (stop in unstopped.text)
-
-
-async def test_a_slot_given_to_one_who_leaves_goes_to_the_next() -> None:
-    slots = Slots(1)
-    await slots.acquire()
-    leaving = asyncio.create_task(slots.acquire())
-    staying = asyncio.create_task(slots.acquire())
-    await asyncio.sleep(0)
-    assert slots.waiting == 2
-    # In one turn of the loop the slot is given to the first in the queue, and that one is cancelled.
-    slots.release()
-    leaving.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await leaving
-    await staying
-    assert (slots.running, slots.waiting) == (1, 0)
-
-
-async def test_a_slot_is_not_given_to_one_who_has_left() -> None:
-    slots = Slots(1)
-    await slots.acquire()
-    leaving = asyncio.create_task(slots.acquire())
-    await asyncio.sleep(0)
-    leaving.cancel()
-    slots.release()
-    with pytest.raises(asyncio.CancelledError):
-        await leaving
-    assert (slots.running, slots.waiting) == (0, 0)
 
 
 def test_options_survive_the_command_line() -> None:
