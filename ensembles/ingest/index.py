@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from backends.errors import ServingError
 from ensembles.library.jobs import Finished
@@ -20,14 +19,6 @@ class _Entry:
     done: asyncio.Future[bool]
 
 
-@dataclass(slots=True)
-class _Queue:
-    """What waits for one store, and who puts it there."""
-
-    entries: deque[_Entry] = field(default_factory=deque)
-    task: asyncio.Task[None] | None = None
-
-
 class Indexer:
     """One change of a store after the other: those that meet are tried again, at five times the cost.
 
@@ -36,7 +27,8 @@ class Indexer:
 
     def __init__(self, complete: Complete) -> None:
         self._complete = complete
-        self._queues: dict[str, _Queue] = {}
+        self._waiting: dict[str, list[_Entry]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def index(self, finished: Finished) -> bool:
         """Put a file into its store; False where its claim is lost. Raises what says that it cannot be there.
@@ -44,51 +36,47 @@ class Indexer:
         Cancelling it takes the file back where its change has not begun.
         """
         store_id = finished.job.store_id
-        queue = self._queues.setdefault(store_id, _Queue())
         entry = _Entry(finished, asyncio.get_running_loop().create_future())
-        queue.entries.append(entry)
-        if queue.task is None:
-            queue.task = asyncio.create_task(self._run(store_id, queue))
+        if store_id in self._waiting:
+            self._waiting[store_id].append(entry)
+        else:
+            self._waiting[store_id] = [entry]
+            task = asyncio.create_task(self._run(store_id))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         return await entry.done
 
     async def close(self) -> None:
         """Cancel the changes under way."""
-        tasks = [queue.task for queue in self._queues.values() if queue.task is not None]
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _run(self, store_id: str, queue: _Queue) -> None:
+    async def _run(self, store_id: str) -> None:
+        entries: list[_Entry] = []
         try:
-            while queue.entries:
-                entries = [entry for entry in queue.entries if not entry.done.done()]
-                queue.entries.clear()
-                if entries:
-                    await self._put(entries)
+            while entries := [entry for entry in self._waiting[store_id] if not entry.done.done()]:
+                self._waiting[store_id] = []
+                await self._put(entries)
         finally:
-            del self._queues[store_id]
-            for entry in queue.entries:
+            for entry in (*entries, *self._waiting.pop(store_id)):
                 entry.done.cancel()
 
     async def _put(self, entries: Sequence[_Entry]) -> None:
         """Of several files one may be what the store refuses: then each is put alone."""
         try:
             told = await self._complete([entry.finished for entry in entries])
-        except ServingError as error:
-            if len(entries) > 1:
+        except Exception as error:  # noqa: BLE001  # it belongs to those who wait, not to this task
+            if isinstance(error, ServingError) and len(entries) > 1:
                 for entry in entries:
                     await self._put([entry])
-            elif not entries[0].done.done():
-                entries[0].done.set_exception(error)
-        except BaseException as error:
+                return
             for entry in entries:
-                if isinstance(error, Exception) and not entry.done.done():
-                    entry.done.set_exception(error)
-                entry.done.cancel()
-            if not isinstance(error, Exception):
-                raise
-        else:
-            for entry, is_done in zip(entries, told, strict=True):
                 if not entry.done.done():
-                    entry.done.set_result(is_done)
+                    entry.done.set_exception(error)
+            return
+        for entry, is_done in zip(entries, told, strict=True):
+            if not entry.done.done():
+                entry.done.set_result(is_done)

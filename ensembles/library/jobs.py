@@ -6,16 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from backends.errors import NotFound
 from ensembles.library.opening import Opening, Shelves
 from ensembles.library.removal import give_up
 from ensembles.records.rows import ErrorCode, Job
 from ensembles.stores.store import Attributes, Chunk
-
-if TYPE_CHECKING:
-    from sqlalchemy import Row
 
 _PUT_SECONDS = 120.0
 _FLOAT_BYTES = 4
@@ -95,22 +91,19 @@ class Jobs:
 
         shelves = await self._opening.shelves()
         done: dict[str, bool] = {}
-        written: set[str] = set()
-        while waiting_ := [each for each in finished if each.job.key not in done]:
+        left, wrote = finished, False
+        while left:
             until = self._opening.clock() + _PUT_SECONDS
             async with shelves.database.write() as connection:
-                rows = {each.job.key: await jobs.renew(connection, each.job, until) for each in waiting_}
-                for each in waiting_:
-                    if rows[each.job.key] is not None and each.embedder:
-                        await vector_stores.adopt(connection, each.job.store_id, each.embedder)
-            held: list[tuple[Finished, Row[Any]]] = []
-            for each in waiting_:
-                if (row := rows[each.job.key]) is not None:
-                    held.append((each, row))
-                    continue
-                await give_up(shelves, each.job, wrote=each.job.key in written)
-                done[each.job.key] = False
-            written.update(each.job.key for each, _ in held)
+                rows = [await jobs.renew(connection, each.job, until) for each in left]
+                held = [(each, row) for each, row in zip(left, rows, strict=True) if row is not None]
+                if embedder := next((each.embedder for each, _ in held if each.embedder), ""):
+                    await vector_stores.adopt(connection, held[0][0].job.store_id, embedder)
+            for each, row in zip(left, rows, strict=True):
+                if row is None:
+                    await give_up(shelves, each.job, wrote=wrote)
+                    done[each.job.key] = False
+            wrote = True
             whole = {each.job.file_id: each.with_attributes(row.attributes) for each, row in held}
             await _put(shelves, finished[0].job.store_id, whole)
             async with shelves.database.write() as connection:
@@ -118,6 +111,7 @@ class Jobs:
                     # Else the claim was lost meanwhile, or the attributes were changed: the next round tells which.
                     if await jobs.complete(connection, each.job, each.usage_bytes, row.revision):
                         done[each.job.key] = True
+            left = [each for each in left if each.job.key not in done]
         return [done[each.job.key] for each in finished]
 
     async def fail(self, job: Job, code: ErrorCode, message: str) -> bool:
