@@ -13,11 +13,11 @@ import tempfile
 from pathlib import Path
 
 from gateway.client import Server
-from tests.bench.processes import running, wait_until_answers
 from tests.bench.rag_ingest import put
-from tests.bench.rag_ttft import MODELS, ROOT, TOP_K, write
+from tests.bench.rag_ttft import MODELS, ROOT, TOP_K, retrieving, serving, write
 
 DOCUMENT = ROOT / "build" / "documents" / "debian-faq.en.pdf"
+_PORT = 21380
 SIZES = (0, 200, 250, 300, 350, 400, 500)
 ANSWERS = {
     "Who started the Debian project?": "created by Ian Murdock",
@@ -64,13 +64,8 @@ def main() -> int:
         print(f"{DOCUMENT} is not fetched: run deploy/test-services.sh", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as folder:
-        scratch, port = Path(folder), 21380
-        models = repository(scratch / "models")
-        argv = [str(Path(sys.executable).with_name("tritium")), "serve", "--model-repository", str(models)]
-        argv += ["--http-port", str(port), "--grpc-port", str(port + 1), "--metrics-port", str(port + 2)]
-        with running([*argv, "--data-dir", str(scratch / "data"), "--no-access-log"]):
-            wait_until_answers(f"http://127.0.0.1:{port}/health/ready")
-            server = Server(f"http://127.0.0.1:{port}")
+        models = repository(Path(folder) / "models")
+        with serving(models, Path(folder), _PORT) as (server, _):
             store = server.post("/v1/vector_stores", b'{"name": "bench"}')["id"]
             put(server, store, [server.upload(DOCUMENT.name, DOCUMENT.read_bytes())["id"]])
             report(server)
@@ -79,9 +74,7 @@ def main() -> int:
 
 def repository(folder: Path) -> Path:
     """The models, and a pipeline for each size; 0 leaves passages whole."""
-    folder.mkdir()
-    for name in MODELS.values():
-        (folder / name).symlink_to(ROOT / "model_repository" / name)
+    retrieving(folder)
     write(folder / "echo", 'backend: "echo"\n', "model.json", {})
     for size in SIZES:
         steps = {"excerpt": {"characters": size}} if size else {}

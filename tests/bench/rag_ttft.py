@@ -110,9 +110,7 @@ class Haystack:
 
 def repository(folder: Path, generator: str, steps: dict[str, dict[str, Any]]) -> Path:
     """The models, and a pipeline over them with these steps."""
-    folder.mkdir()
-    for name in MODELS.values():
-        (folder / name).symlink_to(ROOT / "model_repository" / name)
+    retrieving(folder)
     recipe = {"generator": generator, **MODELS, "stores": ["bench"], "top_k": TOP_K, "steps": steps}
     if generator == "echo":
         write(folder / "echo", 'backend: "echo"\n', "model.json", {})
@@ -122,6 +120,13 @@ def repository(folder: Path, generator: str, steps: dict[str, dict[str, Any]]) -
     return folder
 
 
+def retrieving(folder: Path) -> None:
+    """A new model repository with the demo's embedder and reranker."""
+    folder.mkdir(parents=True)
+    for name in MODELS.values():
+        (folder / name).symlink_to(ROOT / "model_repository" / name)
+
+
 def write(folder: Path, config: str, name: str, arguments: dict[str, Any]) -> None:
     (folder / "1").mkdir(parents=True)
     (folder / "config.pbtxt").write_text(config)
@@ -129,14 +134,9 @@ def write(folder: Path, config: str, name: str, arguments: dict[str, Any]) -> No
 
 
 @contextmanager
-def serving(
-    scratch: Path, place: int, generator: str, steps: dict[str, dict[str, Any]]
-) -> Iterator[tuple[Server, str]]:
+def serving(models: Path, data: Path, port: int) -> Iterator[tuple[Server, str]]:
     """A server of these models, and the address of its metrics."""
-    folder, port = scratch / str(place), _FIRST_PORT + 10 * place
-    folder.mkdir()
-    models = repository(folder / "models", generator, steps)
-    argv = [str(Path(sys.executable).with_name("tritium")), "serve", "--data-dir", str(folder), "--no-access-log"]
+    argv = [str(Path(sys.executable).with_name("tritium")), "serve", "--data-dir", str(data), "--no-access-log"]
     argv += ["--model-repository", str(models), "--http-port", str(port)]
     with running([*argv, "--grpc-port", str(port + 1), "--metrics-port", str(port + 2)]):
         wait_until_answers(f"http://127.0.0.1:{port}/health/ready")
@@ -147,12 +147,19 @@ def measure(venv: Path, generator: str, questions: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         sides: list[Side] = []
         chunks: list[str] = []
+
+        def served(steps: dict[str, dict[str, Any]]) -> tuple[Server, str]:
+            place = len(sides)
+            folder = Path(scratch) / str(place)
+            models = repository(folder / "models", generator, steps)
+            return stack.enter_context(serving(models, folder, _FIRST_PORT + 10 * place))
+
         for name, steps in _OURS.items():
-            server, metrics = stack.enter_context(serving(Path(scratch), len(sides), generator, steps))
+            server, metrics = served(steps)
             chunks = ingested(server)
             sides.append(Ours(name, server, metrics))
         for name, files in _HAYSTACK.items():
-            server, metrics = stack.enter_context(serving(Path(scratch), len(sides), generator, {}))
+            server, metrics = served({})
             given = {"url": f"{server.url}/v1", "models": {**MODELS, "generator": generator}, "files": files}
             haystack = Haystack(name, stack.enter_context(haystack_process(venv)), metrics)
             haystack.tell({**given, "chunks": chunks, "top_k": TOP_K})
@@ -181,12 +188,12 @@ def ingested(server: Server) -> list[str]:
 def compare(sides: Sequence[Side], questions: Sequence[str]) -> None:
     in_turns(sides, _OPENING)  # connections are opened
     new = len(_SUBJECTS)
+    ours = [side for side in sides if isinstance(side, Ours)]
     for name, part in (("new subjects", questions[:new]), ("subjects met before", questions[new:])):
         if not part:
             continue
-        for side in sides:
-            if isinstance(side, Ours):
-                side.steps.clear()
+        for side in ours:
+            side.steps.clear()
         before = [counted(side) for side in sides]
         took = in_turns(sides, part)
         print(f"  {name} ({len(part)} questions): median milliseconds to the first token", flush=True)
@@ -195,10 +202,9 @@ def compare(sides: Sequence[Side], questions: Sequence[str]) -> None:
             told = counted(side).since(had, len(part))
             beside = "".join(f" {each / other:5.2f} x" for other in theirs) if isinstance(side, Ours) else ""
             print(f"    {side.name:<35} {each:6.0f}{beside:<18} {told}", flush=True)
-        for side in sides:
-            if isinstance(side, Ours):
-                steps = {step: statistics.median(each.get(step, 0.0) for each in side.steps) for step in side.steps[0]}
-                print(f"    {side.name}: {', '.join(f'{step} {took:.1f}' for step, took in steps.items())}", flush=True)
+        for side in ours:
+            steps = {step: statistics.median(each.get(step, 0.0) for each in side.steps) for step in side.steps[0]}
+            print(f"    {side.name}: {', '.join(f'{step} {each:.1f}' for step, each in steps.items())}", flush=True)
 
 
 def in_turns(sides: Sequence[Side], questions: Sequence[str]) -> list[float]:

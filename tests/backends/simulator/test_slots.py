@@ -9,11 +9,18 @@ import pytest
 from backends.simulator.slots import Slots
 
 
-async def test_who_comes_while_the_only_one_who_waits_is_leaving_gets_the_slot() -> None:
+async def waited_for(count: int) -> tuple[Slots, list[asyncio.Task[None]]]:
+    """The one slot there is, taken, and so many who wait for it."""
     slots = Slots(1)
     await slots.acquire()
-    leaving = asyncio.create_task(slots.acquire())
+    waiting = [asyncio.create_task(slots.acquire()) for _ in range(count)]
     await asyncio.sleep(0)
+    assert slots.waiting == count
+    return slots, waiting
+
+
+async def test_who_comes_while_the_only_one_who_waits_is_leaving_gets_the_slot() -> None:
+    slots, (leaving,) = await waited_for(1)
     leaving.cancel()
     slots.release()
     assert (slots.running, slots.waiting) == (0, 1)
@@ -24,12 +31,7 @@ async def test_who_comes_while_the_only_one_who_waits_is_leaving_gets_the_slot()
 
 
 async def test_a_slot_given_to_one_who_leaves_goes_to_the_next() -> None:
-    slots = Slots(1)
-    await slots.acquire()
-    leaving = asyncio.create_task(slots.acquire())
-    staying = asyncio.create_task(slots.acquire())
-    await asyncio.sleep(0)
-    assert slots.waiting == 2
+    slots, (leaving, staying) = await waited_for(2)
     # In one turn of the loop the slot is given to the first in the queue, and that one is cancelled.
     slots.release()
     leaving.cancel()
@@ -40,10 +42,7 @@ async def test_a_slot_given_to_one_who_leaves_goes_to_the_next() -> None:
 
 
 async def test_a_slot_is_not_given_to_one_who_has_left() -> None:
-    slots = Slots(1)
-    await slots.acquire()
-    leaving = asyncio.create_task(slots.acquire())
-    await asyncio.sleep(0)
+    slots, (leaving,) = await waited_for(1)
     leaving.cancel()
     slots.release()
     with pytest.raises(asyncio.CancelledError):

@@ -47,12 +47,18 @@ def index(indexer: Indexer, *names: str, store: str = "s") -> list[asyncio.Task[
     return [asyncio.create_task(indexer.index(finished(name, store))) for name in names]
 
 
+async def changing(library: Library) -> tuple[Indexer, asyncio.Task[bool]]:
+    """An indexer that puts the file 'a' into its store, as long as the library does not allow it to end."""
+    indexer = Indexer(library.complete)
+    (task,) = index(indexer, "a")
+    await holds(lambda: library.groups == [["a"]])
+    return indexer, task
+
+
 async def test_what_comes_while_a_store_is_changed_is_its_next_change() -> None:
     library = Library()
-    indexer = Indexer(library.complete)
-    tasks = index(indexer, "a")
-    await holds(lambda: library.groups == [["a"]])
-    tasks += index(indexer, "b", "c")
+    indexer, first = await changing(library)
+    tasks = [first, *index(indexer, "b", "c")]
     other = index(indexer, "d", store="t")
     await holds(lambda: library.groups == [["a"], ["d"]])
     library.lost = {"c"}
@@ -66,10 +72,8 @@ async def test_what_comes_while_a_store_is_changed_is_its_next_change() -> None:
 async def test_what_the_store_refuses_harms_no_other_file() -> None:
     library = Library()
     library.refused = {"c"}
-    indexer = Indexer(library.complete)
-    tasks = index(indexer, "a")
-    await holds(lambda: bool(library.groups))
-    tasks += index(indexer, "b", "c", "d")
+    indexer, first = await changing(library)
+    tasks = [first, *index(indexer, "b", "c", "d")]
     await asyncio.sleep(0)
     library.allow()
     told = await asyncio.gather(*tasks, return_exceptions=True)
@@ -91,25 +95,21 @@ async def test_a_fault_is_told_to_all_and_the_next_file_is_taken() -> None:
 
 async def test_a_file_that_is_taken_back_before_its_turn_is_not_put() -> None:
     library = Library()
-    indexer = Indexer(library.complete)
-    first = index(indexer, "a")
-    await holds(lambda: bool(library.groups))
+    indexer, first = await changing(library)
     second, third = index(indexer, "b", "c")
     await asyncio.sleep(0)
     second.cancel()
     await asyncio.wait((second,))
     library.allow()
-    assert await asyncio.gather(*first, third) == [True, True]
+    assert await asyncio.gather(first, third) == [True, True]
     assert library.groups == [["a"], ["c"]]
     await indexer.close()
 
 
 async def test_closing_cancels_what_is_under_way_and_what_waits() -> None:
     library = Library()
-    indexer = Indexer(library.complete)
-    tasks = index(indexer, "a")
-    await holds(lambda: bool(library.groups))
-    tasks += index(indexer, "b")
+    indexer, first = await changing(library)
+    tasks = [first, *index(indexer, "b")]
     await asyncio.sleep(0)
     await indexer.close()
     for task in tasks:
