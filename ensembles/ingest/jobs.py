@@ -96,7 +96,9 @@ class Ingester:
         self._embedder = Embedder(partial(library.embed, priority=PRIORITY))
         self._indexer = Indexer(lambda finished: self._patiently(lambda: library.jobs.complete(finished)))
         self._optimiser = Optimiser(library)
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way: dict[asyncio.Task[None], Job] = {}
+        self._indexed: set[str] = set()
+        """Keys of jobs that are being completed, which tells itself whether their claims are lost."""
 
     async def run(self) -> None:
         """Work until it is cancelled: what is under way is then given back, for whoever comes next.
@@ -107,17 +109,19 @@ class Ingester:
             await asyncio.sleep(self._pace.look_seconds)
         sweeping = asyncio.create_task(self._sweep())
         optimising = asyncio.create_task(self._optimiser.run())
+        holding = asyncio.create_task(self._hold())
+        always = (sweeping, optimising, holding)
         try:
             await self._patiently(lambda: self._library.jobs.release(self._worker))
             while True:
                 await self._patiently(self._fill)
-                ends = [*self._under_way, sweeping, optimising]
+                ends = [*self._under_way, *always]
                 await asyncio.wait(ends, timeout=self._pace.look_seconds, return_when=asyncio.FIRST_COMPLETED)
-                for task in (sweeping, optimising):
+                for task in always:
                     if task.done():
                         task.result()  # they end by a fault of ours alone
         finally:
-            tasks = [sweeping, optimising, *self._under_way]
+            tasks = [*always, *self._under_way]
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
@@ -128,42 +132,36 @@ class Ingester:
 
     async def _fill(self) -> None:
         """Claim files as long as there are some, and room."""
-        while len(self._under_way) < self._pace.files:
-            job = await self._library.jobs.claim(self._worker, self._pace.lease_seconds)
-            if job is None:
+        while room := self._pace.files - len(self._under_way):
+            jobs = await self._library.jobs.claim(self._worker, self._pace.lease_seconds, room)
+            for job in jobs:
+                task = asyncio.create_task(self._work(job))
+                self._under_way[task] = job
+                task.add_done_callback(self._under_way.pop)
+            if len(jobs) < room:
                 return
-            task = asyncio.create_task(self._ingest(job))
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
 
-    async def _ingest(self, job: Job) -> None:
-        """See a file to its end, or until its claim is lost."""
-        working = asyncio.create_task(self._work(job))
-        holding = asyncio.create_task(self._hold(job))
-        try:
-            await asyncio.wait((working, holding), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (working, holding):
-                task.cancel()
-            await asyncio.wait((working, holding))
-        if not working.cancelled():
-            working.result()
-
-    async def _hold(self, job: Job) -> None:
-        """Renew the claim; return when it is lost."""
+    async def _hold(self) -> None:
+        """Renew the claims on what is under way; stop the work on those that are lost."""
         jobs, pace = self._library.jobs, self._pace
         renewed_at = monotonic()
         while True:
             await asyncio.sleep(pace.check_seconds)
+            under_way = dict(self._under_way)
+            if not under_way:
+                continue
             try:
                 if monotonic() - renewed_at > pace.lease_seconds / 3:
-                    if not await jobs.renew(job, pace.lease_seconds):
-                        return
+                    held = await jobs.renew(list(under_way.values()), pace.lease_seconds)
                     renewed_at = monotonic()
-                elif await jobs.cancelled(job):
-                    return
+                else:
+                    held = await jobs.held(list(under_way.values()))
             except Unavailable as error:
-                _log.warning("%s: its claim could not be renewed: %s", job.filename, error.message)
+                _log.warning("the claims on %d files could not be renewed: %s", len(under_way), error.message)
+                continue
+            for task, job in under_way.items():
+                if job.key not in held | self._indexed:
+                    task.cancel()
 
     async def _work(self, job: Job) -> None:
         """Ingest a file, or say why that cannot be."""
@@ -196,8 +194,12 @@ class Ingester:
             Chunk(job.file_id, job.filename, ordinal, piece.text, piece.page, piece.heading, vector=vector)
             for ordinal, (piece, vector) in enumerate(zip(pieces, vectors, strict=True))
         ]
-        with self._stage("index"):
-            is_done = await self._indexer.index(Finished(job, chunks, name))
+        self._indexed.add(job.key)
+        try:
+            with self._stage("index"):
+                is_done = await self._indexer.index(Finished(job, chunks, name))
+        finally:
+            self._indexed.discard(job.key)
         if is_done:
             self._optimiser.note(job.store_id, len(chunks))
             self._watch.ended("completed", len(chunks))

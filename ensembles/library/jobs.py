@@ -45,23 +45,33 @@ class Jobs:
     def __init__(self, opening: Opening) -> None:
         self._opening = opening
 
-    async def claim(self, worker: str, lease_seconds: float) -> Job | None:
-        """The file that has waited longest, None where none waits. Cheap then: no lock is taken."""
+    async def claim(self, worker: str, lease_seconds: float, most: int) -> list[Job]:
+        """The files that have waited longest, `most` at most. Cheap where none waits: no lock is taken."""
         from ensembles.records import jobs
 
         database, now = (await self._opening.shelves()).database, self._opening.clock()
         async with database.read() as connection:
             if not await jobs.is_any(connection, now):
-                return None
+                return []
         async with database.write() as connection:
-            return await jobs.claim(connection, worker, now, lease_seconds)
+            return await jobs.claim(connection, worker, now, lease_seconds, most)
 
-    async def renew(self, job: Job, lease_seconds: float) -> bool:
-        """Keep a claim. False: it is lost, since the file was deleted or cancelled or another worker has it."""
+    async def renew(self, held: Sequence[Job], lease_seconds: float) -> set[str]:
+        """Keep claims. Returns the keys of those that are not lost; see `held`."""
         from ensembles.records import jobs
 
         async with (await self._opening.shelves()).database.write() as connection:
-            return await jobs.renew(connection, job, self._opening.clock() + lease_seconds) is not None
+            return set(await jobs.renew(connection, held, self._opening.clock() + lease_seconds))
+
+    async def held(self, claimed: Sequence[Job]) -> set[str]:
+        """The keys of claims that are not lost: a file may be deleted or cancelled, or another worker may have it.
+
+        To go on with one that is lost is of no use.
+        """
+        from ensembles.records import jobs
+
+        async with (await self._opening.shelves()).database.read() as connection:
+            return await jobs.held(connection, claimed)
 
     async def release(self, worker: str) -> int:
         """Give back all that a worker of this name had claimed, say before it was killed. Returns how many."""
@@ -69,13 +79,6 @@ class Jobs:
 
         async with (await self._opening.shelves()).database.write() as connection:
             return await jobs.release(connection, worker)
-
-    async def cancelled(self, job: Job) -> bool:
-        """Whether the claim is lost, so that going on is of no use."""
-        from ensembles.records import jobs
-
-        async with (await self._opening.shelves()).database.read() as connection:
-            return not await jobs.is_held(connection, job)
 
     def content(self, job: Job) -> Path:
         """Where the file's bytes are."""
@@ -95,22 +98,22 @@ class Jobs:
         while left:
             until = self._opening.clock() + _PUT_SECONDS
             async with shelves.database.write() as connection:
-                rows = [await jobs.renew(connection, each.job, until) for each in left]
-                held = [(each, row) for each, row in zip(left, rows, strict=True) if row is not None]
+                rows = await jobs.renew(connection, [each.job for each in left], until)
+                held = [(each, rows[each.job.key]) for each in left if each.job.key in rows]
                 if embedder := next((each.embedder for each, _ in held if each.embedder), ""):
                     await vector_stores.adopt(connection, held[0][0].job.store_id, embedder)
-            for each, row in zip(left, rows, strict=True):
-                if row is None:
+            for each in left:
+                if each.job.key not in rows:
                     await give_up(shelves, each.job, wrote=wrote)
                     done[each.job.key] = False
             wrote = True
-            whole = {each.job.file_id: each.with_attributes(row.attributes) for each, row in held}
-            await _put(shelves, finished[0].job.store_id, whole)
-            async with shelves.database.write() as connection:
-                for each, row in held:
-                    # Else the claim was lost meanwhile, or the attributes were changed: the next round tells which.
-                    if await jobs.complete(connection, each.job, each.usage_bytes, row.revision):
-                        done[each.job.key] = True
+            if held:
+                whole = {each.job.file_id: each.with_attributes(row.attributes) for each, row in held}
+                await _put(shelves, held[0][0].job.store_id, whole)
+                async with shelves.database.write() as connection:
+                    # Of the others the claim was lost meanwhile, or the attributes were changed: the next round tells.
+                    ready = [(each.job, each.usage_bytes, row.revision) for each, row in held]
+                    done |= dict.fromkeys(await jobs.complete(connection, ready), True)
             left = [each for each in left if each.job.key not in done]
         return [done[each.job.key] for each in finished]
 
@@ -134,8 +137,6 @@ class Jobs:
 
 
 async def _put(shelves: Shelves, store_id: str, files: Mapping[str, Sequence[Chunk]]) -> None:
-    if not files:
-        return
     try:
         await shelves.store.put(store_id, files)
     except NotFound:

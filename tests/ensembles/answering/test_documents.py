@@ -83,11 +83,11 @@ async def test_a_document_that_failed_is_not_tried_again_before_it_changes(shelf
     write(tmp_path, apple="an apple")
     pipeline = config(tmp_path, "../../apple.md")
     await keep(shelf.library, pipeline)
-    job = await shelf.library.jobs.claim("tests", 60)
+    job = await shelf.claim()
     assert job is not None
     assert await shelf.library.jobs.fail(job, ErrorCode.INVALID_FILE, "no")
     await keep(shelf.library, pipeline)
-    assert await shelf.library.jobs.claim("tests", 60) is None
+    assert await shelf.claim() is None
     write(tmp_path, apple="a pear")
     await keep(shelf.library, pipeline)
     assert await held(shelf) == {"apple.md": "a pear"}

@@ -95,6 +95,9 @@ class Seen:
     def ended(self, outcome: str, chunks: int = 0) -> None:
         self.outcomes.append((outcome, chunks))
 
+    async def has_some(self) -> bool:
+        return bool(self.outcomes)
+
     async def is_whole(self) -> bool:
         return len(self.outcomes) == 2
 
@@ -215,7 +218,7 @@ async def test_no_more_files_are_under_way_than_allowed(bench):
     await bench.put(*("an apple",) * 4)
     async with bench.working(pace=replace(PACE, files=2)):
         await holds(lambda: sum(len(request["input"]) for request in bench.models.embedder.asked) == 2)
-        assert [await bench.library.jobs.claim("another", 60) is None for _ in range(3)] == [False, False, True]
+        assert [await bench.shelf.claim("another") is None for _ in range(3)] == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -251,16 +254,37 @@ async def test_cancelling_a_batch_stops_what_is_under_way(bench):
     assert bench.shelf.store.collections == {}
 
 
+async def test_a_file_deleted_while_its_chunks_are_put_is_seen_to_its_end(bench):
+    seen, put = Seen(), bench.shelf.store.put
+    is_begun, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def held_up(*arguments: Any) -> None:
+        is_begun.set()
+        await may_go_on.wait()
+        await put(*arguments)
+
+    bench.shelf.store.put = held_up
+    store, (file,) = await bench.put("an apple")
+    async with bench.working(watch=seen):
+        await is_begun.wait()
+        await bench.library.files.delete("", file.id)
+        await asyncio.sleep(3 * PACE.check_seconds)
+        may_go_on.set()
+        await eventually_async(seen.has_some)
+        assert seen.outcomes == [("cancelled", 0)]
+        assert bench.shelf.store.collections[store.id] == {}
+
+
 async def test_what_a_killed_predecessor_had_is_done_at_once(bench):
     store, _ = await bench.put("an apple")
-    assert await bench.library.jobs.claim("one", 3600)
+    assert await bench.shelf.claim("one", 3600)
     async with bench.working(worker="one"):
         assert (await bench.ended(store)).file_counts.completed == 1
 
 
 async def test_what_another_machine_has_is_left_to_it_until_its_time_is_up(bench):
     store, (file,) = await bench.put("an apple")
-    assert await bench.library.jobs.claim("two", 3600)
+    assert await bench.shelf.claim("two", 3600)
     async with bench.working(worker="one"):
         other, _ = await bench.put("a pear")
         await bench.ended(other)
@@ -275,7 +299,7 @@ async def test_an_ingester_that_leaves_gives_back_what_it_has(bench):
     async with bench.working():
         await holds(lambda: len(bench.models.embedder.asked) == 1)
     assert bench.models.embedder.was_cancelled
-    assert await bench.library.jobs.claim("two", 60) is not None
+    assert await bench.shelf.claim("two") is not None
 
 
 async def test_a_claim_is_renewed_while_the_work_goes_on(bench):
@@ -286,13 +310,13 @@ async def test_a_claim_is_renewed_while_the_work_goes_on(bench):
         for _ in range(5):
             bench.shelf.clock.now += 0.05
             await asyncio.sleep(0.1)
-            assert await bench.library.jobs.claim("two", 60) is None
+            assert await bench.shelf.claim("two") is None
 
 
 async def test_a_file_that_was_begun_too_often_is_given_up(bench):
     store, (file,) = await bench.put("an apple")
     for _ in range(50):
-        assert await bench.library.jobs.claim("one", 60)
+        assert await bench.shelf.claim("one")
         await bench.library.jobs.release("one")
     async with bench.working():
         await bench.ended(store)
@@ -322,7 +346,7 @@ async def claimed(bench: Bench) -> None:
     """Wait until the ingester has taken every file."""
 
     async def probe() -> bool:
-        job = await bench.library.jobs.claim("probe", 60)
+        job = await bench.shelf.claim("probe")
         await bench.library.jobs.release("probe")
         return job is None
 

@@ -136,8 +136,12 @@ class Shelf:
         await self.ingest()
         return file
 
+    async def claim(self, worker: str = "tests", lease_seconds: float = 60) -> Job | None:
+        """The file that has waited longest, None where none waits."""
+        return next(iter(await self.library.jobs.claim(worker, lease_seconds, 1)), None)
+
     async def ingest(self) -> None:
-        while (job := await self.library.jobs.claim("tests", 60)) is not None:
+        while (job := await self.claim()) is not None:
             assert await self.complete(job)
 
     async def complete(self, job: Job, library: Library | None = None, *, embedder: str = "") -> bool:

@@ -15,7 +15,7 @@ from tests.ensembles.library.shelf import Shelf
 async def claimed(shelf: Shelf, text: str = "an apple") -> Job:
     file = await shelf.file(text)
     await shelf.library.vector_stores.create("", files=[Addition(file.id, {"a": "b"})])
-    job = await shelf.library.jobs.claim("first", 60)
+    job = await shelf.claim("first")
     assert job is not None
     return job
 
@@ -23,8 +23,8 @@ async def claimed(shelf: Shelf, text: str = "an apple") -> Job:
 async def test_jobs_are_claimed_in_the_order_in_which_files_were_added(shelf: Shelf):
     files = [await shelf.file(f"file {number}") for number in range(3)]
     await shelf.library.vector_stores.create("", files=[Addition(file.id) for file in files])
-    jobs = [await shelf.library.jobs.claim("tests", 60) for _ in range(4)]
-    assert [job and job.file_id for job in jobs] == [*(file.id for file in files), None]
+    rounds = [await shelf.library.jobs.claim("tests", 60, 2) for _ in range(3)]
+    assert [[job.file_id for job in jobs] for jobs in rounds] == [[files[0].id, files[1].id], [files[2].id], []]
     assert await shelf.library.jobs.waiting() == 3
 
 
@@ -41,9 +41,10 @@ async def test_every_file_is_claimed_once_by_workers_of_several_processes(shelf:
 
     async def work(number: int) -> list[str]:
         done = []
-        while (job := await libraries[number].jobs.claim(f"worker {number}", 60)) is not None:
-            assert await shelf.complete(job, libraries[number])
-            done.append(job.file_id)
+        while jobs := await libraries[number].jobs.claim(f"worker {number}", 60, 2):
+            for job in jobs:
+                assert await shelf.complete(job, libraries[number])
+                done.append(job.file_id)
         return done
 
     done = await asyncio.gather(*(work(number) for number in range(3)))
@@ -55,16 +56,16 @@ async def test_every_file_is_claimed_once_by_workers_of_several_processes(shelf:
 async def test_a_claim_that_was_not_renewed_is_anybodys(shelf: Shelf):
     job = await claimed(shelf)
     shelf.clock.now += 59
-    assert await shelf.library.jobs.claim("second", 60) is None
-    assert await shelf.library.jobs.renew(job, 60)
+    assert await shelf.claim("second") is None
+    assert await shelf.library.jobs.renew([job], 60) == {job.key}
     shelf.clock.now += 59
-    assert await shelf.library.jobs.claim("second", 60) is None
+    assert await shelf.claim("second") is None
     shelf.clock.now += 1
-    taken = await shelf.library.jobs.claim("second", 60)
+    taken = await shelf.claim("second")
     assert taken is not None
     assert (taken.file_id, taken.attempt) == (job.file_id, 2)
-    assert await shelf.library.jobs.cancelled(job)
-    assert not await shelf.library.jobs.renew(job, 60)
+    assert await shelf.library.jobs.held([job, taken]) == {taken.key}
+    assert await shelf.library.jobs.renew([job], 60) == set()
     assert not await shelf.complete(job)
     assert not await shelf.library.jobs.fail(job, ErrorCode.SERVER_ERROR, "too late")
     assert await shelf.complete(taken)
@@ -73,7 +74,7 @@ async def test_a_claim_that_was_not_renewed_is_anybodys(shelf: Shelf):
 async def test_files_that_are_completed_together_are_each_there_or_given_up(shelf: Shelf):
     files = [await shelf.file(text) for text in ("an apple", "a boat", "")]
     store = await shelf.library.vector_stores.create("", files=[Addition(file.id) for file in files])
-    jobs = [job for _ in files if (job := await shelf.library.jobs.claim("first", 60))]
+    jobs = await shelf.library.jobs.claim("first", 60, 3)
     chunks = {job.file_id: shelf.chunks(job) for job in jobs}
     await shelf.library.members.set_attributes("", store.id, jobs[0].file_id, {"a": "changed"})
     await shelf.library.files.delete("", jobs[1].file_id)
@@ -90,7 +91,7 @@ async def test_a_worker_that_comes_back_has_its_claims_released(shelf: Shelf):
     job = await claimed(shelf)
     assert await shelf.library.jobs.release("second") == 0
     assert await shelf.library.jobs.release("first") == 1
-    again = await shelf.library.jobs.claim("first", 60)
+    again = await shelf.claim("first")
     assert again is not None
     assert (again.file_id, again.attempt) == (job.file_id, 2)
     assert not await shelf.complete(job)
@@ -111,7 +112,7 @@ async def test_a_failure_is_told_in_the_files_last_error(shelf: Shelf):
     assert member.status is Status.FAILED
     assert member.last_error is not None
     assert (member.last_error.code, member.last_error.message) == ("unsupported_file", "It is a picture.")
-    assert await shelf.library.jobs.claim("first", 60) is None
+    assert await shelf.claim("first") is None
 
 
 async def test_a_file_that_failed_is_ingested_once_it_is_added_again(shelf: Shelf):
@@ -162,7 +163,7 @@ async def test_a_file_that_is_cancelled_while_it_is_ingested_leaves_no_chunk(she
     file = await shelf.file("an apple")
     store = await shelf.library.vector_stores.create("")
     batch = await shelf.library.members.add_batch("", store.id, [Addition(file.id)])
-    job = await shelf.library.jobs.claim("first", 60)
+    job = await shelf.claim("first")
     assert job is not None
     Race(shelf, lambda: shelf.library.members.cancel_batch("", store.id, batch.id))
     assert not await shelf.complete(job)
@@ -183,7 +184,7 @@ async def test_chunks_of_a_lost_claim_that_came_last_are_made_anew(shelf: Shelf)
 
     async def another_completes_it() -> None:
         shelf.clock.now += 1000
-        other = await shelf.library.jobs.claim("second", 60)
+        other = await shelf.claim("second")
         assert other is not None
         assert await shelf.complete(other)
 
@@ -198,9 +199,9 @@ async def test_a_file_that_is_added_again_waits_for_the_end_of_a_worker_that_may
     job = await claimed(shelf)
     await shelf.library.members.delete("", job.store_id, job.file_id)
     await shelf.library.members.add("", job.store_id, Addition(job.file_id))
-    assert await shelf.library.jobs.claim("second", 60) is None
+    assert await shelf.claim("second") is None
     assert not await shelf.complete(job)
-    again = await shelf.library.jobs.claim("second", 60)
+    again = await shelf.claim("second")
     assert again is not None
     assert again.file_id == job.file_id
 
@@ -210,17 +211,17 @@ async def test_a_sweep_ends_the_wait_for_a_worker_that_is_dead(shelf: Shelf):
     await shelf.library.members.delete("", job.store_id, job.file_id)
     await shelf.library.members.add("", job.store_id, Addition(job.file_id))
     await shelf.library.sweep()
-    assert await shelf.library.jobs.claim("second", 60) is None
+    assert await shelf.claim("second") is None
     shelf.clock.now += 60
     await shelf.library.sweep()
-    assert await shelf.library.jobs.claim("second", 60) is not None
+    assert await shelf.claim("second") is not None
 
 
 async def test_files_of_an_expired_store_are_not_claimed(shelf: Shelf):
     file = await shelf.file()
     await shelf.library.vector_stores.create("", files=[Addition(file.id)], expires_after_days=1)
     shelf.clock.now += 86400
-    assert await shelf.library.jobs.claim("tests", 60) is None
+    assert await shelf.claim() is None
 
 
 async def test_bytes_that_belong_to_no_file_are_swept(shelf: Shelf):

@@ -34,7 +34,7 @@ async def test_a_file_that_is_there_as_it_is_asked_for_is_not_ingested_again(she
     store, (file,) = await shelf.holding("an apple")
     member = await shelf.library.members.add("", store.id, Addition(file.id))
     assert member.status is Status.COMPLETED
-    assert await shelf.library.jobs.claim("tests", 60) is None
+    assert await shelf.claim() is None
 
 
 async def test_a_file_that_is_asked_for_otherwise_is_ingested_again(shelf: Shelf):
@@ -175,7 +175,7 @@ async def test_a_batch_with_a_file_that_is_not_there_adds_none(shelf: Shelf):
 async def test_a_batch_of_which_all_failed_has_failed(shelf: Shelf):
     store, _ = await shelf.holding()
     batch = await shelf.library.members.add_batch("", store.id, [Addition((await shelf.file()).id)])
-    job = await shelf.library.jobs.claim("tests", 60)
+    job = await shelf.claim()
     assert job is not None
     assert await shelf.library.jobs.fail(job, ErrorCode.INVALID_FILE, "It is broken.")
     assert (await shelf.library.members.get_batch("", store.id, batch.id)).status is Status.FAILED
@@ -185,12 +185,12 @@ async def test_a_cancelled_batch_keeps_what_was_ingested(shelf: Shelf):
     store, _ = await shelf.holding()
     files = [await shelf.file(f"pear {number}") for number in range(2)]
     batch = await shelf.library.members.add_batch("", store.id, [Addition(file.id) for file in files])
-    job = await shelf.library.jobs.claim("tests", 60)
+    job = await shelf.claim()
     assert job is not None
     assert await shelf.complete(job)
     batch = await shelf.library.members.cancel_batch("", store.id, batch.id)
     assert (batch.status, batch.file_counts.completed, batch.file_counts.cancelled) == (Status.CANCELLED, 1, 1)
-    assert await shelf.library.jobs.claim("tests", 60) is None
+    assert await shelf.claim() is None
 
 
 async def test_a_batch_that_is_done_cannot_be_cancelled_any_more(shelf: Shelf):

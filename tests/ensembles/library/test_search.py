@@ -69,7 +69,7 @@ async def test_chunks_of_files_that_are_not_completed_hide_none_of_the_others(sh
     store, _ = await shelf.holding("apple")
     hidden = await shelf.file("apple apple\n" * 200)
     await shelf.library.members.add("", store.id, Addition(hidden.id))
-    job = await shelf.library.jobs.claim("tests", 60)
+    job = await shelf.claim()
     assert job is not None
     await shelf.store.put(store.id, {hidden.id: [*shelf.chunks(job)]})
     for chunk in shelf.store.collections[store.id][hidden.id]:

@@ -135,7 +135,7 @@ async def test_a_store_that_was_made_before_any_embedder_takes_its_first_files(s
     file = await shelf.file("an apple")
     store = await stores.create("", files=[Addition(file.id)])
     assert store.embedder == ""
-    job = await shelf.library.jobs.claim("tests", 60)
+    job = await shelf.claim()
     assert job is not None
     assert await shelf.complete(job, embedder=EMBEDDER)
     assert (await stores.get("", store.id)).embedder == EMBEDDER
