@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -10,6 +11,9 @@ import msgspec
 from backends.errors import InvalidRequest
 
 Options = TypeVar("Options", bound=msgspec.Struct)
+
+# How msgspec says which field is missing, and where it is wrong.
+_PLACE = re.compile(r"(?:missing required field `(?P<field>\w+)`)?(?: - at .*`\$\.?(?P<path>[^`]*)`)?$")
 
 
 def read(values: Mapping[str, Any], kind: type[Options], where: str) -> Options:
@@ -34,5 +38,7 @@ def decode(body: bytes, kind: type[Options], what: str) -> Options:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        path = str(error).partition(" - at `$")[2].strip("`.")
-        raise InvalidRequest(f"{what} is wrong: {error}.", param=path or None) from error
+        place = _PLACE.search(str(error))
+        param = ".".join(filter(None, place.group("path", "field"))) if place else ""
+        code = "missing_required_parameter" if place and place["field"] else None
+        raise InvalidRequest(f"{what} is wrong: {error}.", param=param or None, code=code) from error

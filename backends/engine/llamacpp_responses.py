@@ -147,6 +147,7 @@ class ResponseEvents:
             _complete(item)
         usage = response["usage"]
         usage["output_tokens_details"] = {"reasoning_tokens": 0}
+        usage.setdefault("input_tokens_details", {"cached_tokens": 0}).setdefault("cache_write_tokens", 0)
         whole = self._skeleton | response | {"created_at": self._skeleton["created_at"]}
         kind = "response.completed"
         if (

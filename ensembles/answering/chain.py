@@ -59,7 +59,10 @@ class Chain:
         self._found: dict[str, tuple[float, list[VectorStore]]] = {}
 
     async def turn(self, request: OpenAIRequest, messages: list[dict[str, Any]], query: str, search: Search) -> Turn:
-        """A turn that is ready to be run. Raises `NotFound` for a store that is not there for the tenant."""
+        """A turn that is ready to be run.
+
+        Raises `NotFound` for a store that is not there for the tenant, `InvalidRequest` where none is named.
+        """
         condition = None if search.filters is None else filters.read(search.filters)
         began = monotonic()
         found = await self._stores(request.tenant, search.vector_store_ids)
@@ -107,6 +110,8 @@ class Chain:
         library = self._house.library
         if ids:
             return await shelf.asked_for(library, owner, ids)
+        if not self.recipe.stores:
+            raise InvalidRequest("The file search names no vector store.", param="tools[0].vector_store_ids")
         found_at, found = self._found.get(owner, (0.0, []))
         if not found or monotonic() - found_at > _FOUND_SECONDS:
             found = await shelf.configured(library, owner, self.recipe.stores, self._own)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from backends.errors import InvalidRequest
 from ensembles.answering.chat_request import Fields
@@ -31,13 +32,25 @@ _SHARED = (
 # What would need answers to be kept, or prompts.
 _REFUSED = ("previous_response_id", "conversation", "prompt")
 _PASSED_OVER = frozenset({"file_search_call", "reasoning", "web_search_call", "item_reference"})
+_FORMATS = ("text", "json_object", "json_schema")
+_CHOICES = ("auto", "required", FILE_SEARCH, "allowed_tools")
+
+
+_Value = Annotated[str, Meta(max_length=512)]
+Metadata = Annotated[dict[Annotated[str, Meta(max_length=64)], _Value], Meta(max_length=16)]
 
 
 class Tool(Search, kw_only=True):
     type: str
 
 
+class _Text(msgspec.Struct):
+    format: dict[str, Any] | None = None
+
+
 class _Request(msgspec.Struct):
+    """What is read of a request, and what a response repeats of it: that must be of OpenAI's types."""
+
     input: str | list[dict[str, Any]]
     model: str = ""
     instructions: str | None = None
@@ -45,8 +58,16 @@ class _Request(msgspec.Struct):
     tool_choice: object = "auto"
     include: list[str] | None = None
     background: bool | None = None
-    max_output_tokens: int | None = None
-    text: dict[str, Any] | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    text: _Text | None = None
+    metadata: Metadata | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: dict[str, Any] | None = None
+    service_tier: str | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    user: str | None = None
     previous_response_id: object = None
     conversation: object = None
     prompt: object = None
@@ -96,15 +117,17 @@ def read(body: bytes) -> ResponseRequest:
     chat = {name: fields[name] for name in _SHARED if name in fields}
     if asked.max_output_tokens is not None:
         chat["max_tokens"] = msgspec.Raw(msgspec.json.encode(asked.max_output_tokens))
-    if (form := _response_format(asked.text)) is not None:
-        chat["response_format"] = msgspec.Raw(msgspec.json.encode(form))
+    form = _format(asked.text)
+    if form["type"] != "text":
+        chat["response_format"] = msgspec.Raw(msgspec.json.encode(_response_format(form)))
+    echoed = {name: msgspec.json.decode(value) for name, value in fields.items() if name not in {"input", "include"}}
     return ResponseRequest(
         chat,
         messages,
         text_of(messages[index]["content"]).strip(),
         tool,
         RESULTS in (asked.include or ()),
-        {name: msgspec.json.decode(value) for name, value in fields.items() if name not in {"input", "include"}},
+        echoed | {"text": {**(echoed.get("text") or {}), "format": form}},
     )
 
 
@@ -121,6 +144,12 @@ def _tool(asked: _Request) -> Search:
         raise InvalidRequest("Only one file search can be asked for.", param="tools")
     if asked.tool_choice == "none" and tools:
         raise InvalidRequest("'tool_choice' is 'none' beside a file search: leave the tool out.", param="tool_choice")
+    kind = asked.tool_choice.get("type") if isinstance(asked.tool_choice, dict) else asked.tool_choice
+    if tools and kind is not None and kind not in _CHOICES:
+        raise InvalidRequest(
+            f"'tool_choice' is {kind!r}, and there is file search alone: it is one of {', '.join(_CHOICES)}.",
+            param="tool_choice",
+        )
     return tools[0] if tools else Search()
 
 
@@ -166,10 +195,16 @@ def _part(part: object, number: int) -> dict[str, Any]:
             )
 
 
-def _response_format(text: dict[str, Any] | None) -> dict[str, Any] | None:
-    form = (text or {}).get("format")
-    if not isinstance(form, dict) or form.get("type") in {None, "text"}:
-        return None
+def _format(text: _Text | None) -> dict[str, Any]:
+    """What the answer shall be. Raises `InvalidRequest` for what OpenAI has not."""
+    form = (text and text.format) or {"type": "text"}
+    if form.get("type") not in _FORMATS:
+        raise InvalidRequest(f"'text.format.type' is one of {', '.join(_FORMATS)}.", param="text.format.type")
+    return form
+
+
+def _response_format(form: dict[str, Any]) -> dict[str, Any]:
+    """The same as chat has it."""
     if form["type"] == "json_schema":
         return {"type": "json_schema", "json_schema": {key: value for key, value in form.items() if key != "type"}}
     return form

@@ -10,6 +10,7 @@ from msgspec import Meta
 MOST_RESULTS = 50
 
 Weight = Annotated[float, Meta(ge=0)]
+StoreId = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
 
 
 class HybridSearch(msgspec.Struct, frozen=True):
@@ -30,7 +31,7 @@ class RankingOptions(msgspec.Struct, frozen=True):
 class Search(msgspec.Struct):
     """The stores, and which passages of them are wanted; nothing given: as the pipeline has it."""
 
-    vector_store_ids: list[str] = []
+    vector_store_ids: list[StoreId] = []
     max_num_results: Annotated[int, Meta(ge=1, le=MOST_RESULTS)] | None = None
     filters: dict[str, Any] | None = None
     ranking_options: RankingOptions | None = None

@@ -7,6 +7,8 @@ import json
 from typing import Any
 
 import pytest
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
 
 from backends.errors import InvalidRequest, NotFound, Unavailable, UpstreamError
 from backends.model import OpenAIRequest, OpenAIResponse
@@ -101,11 +103,34 @@ async def test_events_come_in_openais_order_and_are_numbered() -> None:
     }
     assert events[-1]["response"]["usage"] == {
         "input_tokens": 7,
-        "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": 4,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": 11,
     }
+
+
+async def test_events_are_of_the_types_that_openais_sdk_gives_them() -> None:
+    model, _ = searching("green", " [1", "]", " pears")
+    form = {"type": "json_schema", "name": "fruit", "schema": {"type": "object"}}
+    asking = request(
+        stream=True,
+        include=["file_search_call.results"],
+        tool_choice={"type": "file_search"},
+        text={"verbosity": "low"} | {"format": form},
+        metadata={"a": "b"},
+        temperature=0,
+        max_output_tokens=20,
+    )
+    typed = TypeAdapter[Any](ResponseStreamEvent)
+    for event in await streamed(model, asking):
+        typed.validate_json(json.dumps(event), strict=True)
+
+
+async def test_a_response_says_its_format_though_the_request_said_another_thing_of_its_text() -> None:
+    model, _ = searching("green")
+    told = await whole(model, request(text={"verbosity": "low"}))
+    assert told["text"] == {"verbosity": "low", "format": {"type": "text"}}
 
 
 async def test_a_whole_response_is_the_same_object() -> None:
@@ -344,6 +369,18 @@ async def test_a_pipeline_that_abstains_says_so_in_a_response(stream: bool) -> N
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"background": True}, "background"),
+        ({"input": None}, "input"),
+        ({"tools": [{"type": "file_search"}]}, "tools[0].vector_store_ids"),
+        ({"tools": [{**TOOL, "vector_store_ids": ["\0"]}]}, "tools[0].vector_store_ids[0]"),
+        ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"metadata": {"k" * 65: "v"}}, "metadata"),
+        ({"text": {"format": 5}}, "text.format"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
+        ({"truncation": "some"}, "truncation"),
+        ({"user": 5}, "user"),
     ],
 )
 async def test_what_cannot_be_done_is_refused_by_its_name(fields: dict[str, Any], param: str) -> None:
@@ -352,6 +389,13 @@ async def test_what_cannot_be_done_is_refused_by_its_name(fields: dict[str, Any]
         await model.respond(request(stream=True, **fields))
     assert raised.value.param is not None
     assert raised.value.param.replace("[...]", "[0]") == param
+
+
+async def test_a_request_without_its_input_is_told_which_field_is_missing() -> None:
+    model, _ = searching("green")
+    with pytest.raises(InvalidRequest) as raised:
+        await model.respond(asked("/v1/responses", tools=[TOOL]))
+    assert (raised.value.param, raised.value.code) == ("input", "missing_required_parameter")
 
 
 @pytest.mark.parametrize(

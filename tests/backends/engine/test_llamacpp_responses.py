@@ -107,6 +107,7 @@ async def test_a_response_says_again_what_was_asked_for() -> None:
     assert (first["status"], first["output"], first["usage"]) == ("in_progress", [], None)
     assert first["created_at"] == last["created_at"] > 1
     assert last["usage"]["output_tokens_details"] == {"reasoning_tokens": 0}
+    assert last["usage"]["input_tokens_details"] == {"cached_tokens": 0, "cache_write_tokens": 0}
     assert "timings" not in events[-1]
 
 
