@@ -15,11 +15,14 @@ async def page(
     connection: AsyncConnection, query: Select[Any], key: Column[str], part: Range
 ) -> tuple[Sequence[Row[Any]], bool]:
     """The rows of `query` in this part of it, and whether there are more that way. `after` and `before` are keys."""
+    descending = part.order == "desc"
+    if part.after:
+        query = query.where(key < part.after if descending else key > part.after)
+    if part.before:
+        query = query.where(key > part.before if descending else key < part.before)
     backwards = bool(part.before) and not part.after
-    descending = (part.order == "desc") is not backwards
-    cursor = part.before if backwards else part.after
-    if cursor:
-        query = query.where(key < cursor if descending else key > cursor)
+    if backwards:
+        descending = not descending
     query = query.order_by(key.desc() if descending else key.asc()).limit(part.limit + 1)
     found = (await connection.execute(query)).all()
     rows = found[: part.limit]

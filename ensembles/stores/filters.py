@@ -56,6 +56,10 @@ def _comparison(value: dict[str, Any]) -> Comparison:
         kind = "a list" if comparison.type in {"in", "nin"} else "a string, a number or a boolean"
         raise InvalidRequest(f"A filter '{comparison.type}' needs {kind} as 'value'.", param="filters")
     values = comparison.value if isinstance(comparison.value, list) else [comparison.value]
+    try:
+        msgspec.json.encode(comparison)
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("A filter's texts must be valid Unicode.", param="filters") from error
     if any(isinstance(member, float) and not math.isfinite(member) for member in values):
         raise InvalidRequest("A filter's numbers must be finite.", param="filters")
     return comparison

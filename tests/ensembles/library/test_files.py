@@ -61,6 +61,13 @@ async def test_a_page_before_a_file_ends_with_its_neighbour(shelf: Shelf):
     assert ([file.id for file in page.rows], page.has_more) == (ids[:3], False)
 
 
+async def test_a_page_between_two_files_has_what_is_between_them(shelf: Shelf):
+    ids = [(await shelf.file(f"file {number}")).id for number in range(5)]
+    for order, after, before, expected in (("asc", ids[0], ids[4], ids[1:4]), ("desc", ids[4], ids[0], ids[3:0:-1])):
+        page = await shelf.library.files.page("", Range(5, order, after, before))
+        assert ([file.id for file in page.rows], page.has_more) == (expected, False)
+
+
 async def test_a_page_goes_on_after_a_file_that_was_deleted(shelf: Shelf):
     ids = [(await shelf.file(f"file {number}")).id for number in range(4)]
     await shelf.library.files.delete("", ids[1])

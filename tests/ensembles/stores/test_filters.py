@@ -36,6 +36,8 @@ def test_comparisons_and_compounds_are_read():
         ({"type": "eq", "key": "a", "value": ["b"]}, "needs a string, a number or a boolean"),
         ({"type": "nin", "key": "a", "value": "b"}, "needs a list"),
         ({"type": "lt", "key": "a", "value": math.inf}, "finite"),
+        ({"type": "eq", "key": "a", "value": "\ud800"}, "valid Unicode"),
+        ({"type": "in", "key": "\ud800", "value": [1]}, "valid Unicode"),
         ({"type": "in", "key": "a", "value": [1.0, math.nan]}, "finite"),
     ],
 )
