@@ -9,11 +9,13 @@ from fastapi import Path, Query
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     StrictBool,
     StrictFloat,
     StrictInt,
     StringConstraints,
+    Tag,
     model_validator,
 )
 
@@ -40,7 +42,31 @@ _Value = Annotated[str, StringConstraints(strict=True, pattern=r"^[^\x00]*$", ma
 _Integer = Annotated[StrictInt, Field(ge=-_LARGEST_INTEGER, le=_LARGEST_INTEGER)]
 _Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
 Metadata = Annotated[dict[_Key, _Value], Field(max_length=16)]
-Attributes = Annotated[dict[_Key, StrictBool | _Integer | _Number | _Value], Field(max_length=16)]
+
+
+def _kind(value: object) -> str | None:
+    """Which type an attribute is judged by, so that a refusal speaks of that one."""
+    match value:
+        case bool():
+            return "boolean"
+        case int() | float():
+            return "number"
+        case str():
+            return "string"
+    return None
+
+
+_Scalar = Annotated[
+    Annotated[StrictBool, Tag("boolean")]
+    | Annotated[_Number | _Integer, Tag("number")]
+    | Annotated[_Value, Tag("string")],
+    Discriminator(
+        _kind,
+        custom_error_type="scalar",
+        custom_error_message="Values should be strings, numbers or booleans",
+    ),
+]
+Attributes = Annotated[dict[_Key, _Scalar], Field(max_length=16)]
 Status = Literal["in_progress", "completed", "failed", "cancelled"]
 Order = Literal["asc", "desc"]
 Limit = Annotated[int, Query(ge=1, le=100)]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, Field, StrictBool, StringConstraints, field_validator
+from pydantic import BaseModel, Discriminator, Field, StrictBool, StringConstraints, Tag, field_validator
 
 from backends.errors import InvalidRequest
 from ensembles.answering.answer import without
@@ -75,7 +75,10 @@ class RankingOptions(Shape):
 
 
 class SearchStore(Shape):
-    query: _Query | Annotated[list[_Query], Field(min_length=1, max_length=20)]
+    query: Annotated[
+        Annotated[_Query, Tag("text")] | Annotated[list[_Query], Field(min_length=1, max_length=20), Tag("list")],
+        Discriminator(lambda query: "list" if isinstance(query, list) else "text"),
+    ]
     filters: dict[str, Any] | None = None
     max_num_results: Annotated[int, Field(strict=True, ge=1, le=50)] = 10
     ranking_options: RankingOptions | None = None
