@@ -43,6 +43,7 @@ class _Text:
         self._cited = cited
         self._markers = cited.markers()
         self._kept: list[str] | None = [] if cited.matches_words else None
+        self._told = 0
 
     def feed(self, text: str) -> tuple[str, list[Citation]]:
         return self._took(*self._markers.feed(text))
@@ -54,6 +55,11 @@ class _Text:
             citations = list(self._cited.by_words("".join(self._kept)))
         self._cited.ended(self._markers)
         return text, citations
+
+    def deltas(self, citations: list[Citation]) -> list[dict[str, Any]]:
+        """Citations for a delta: OpenAI's clients put lists of several deltas together by their members' `index`."""
+        first, self._told = self._told, self._told + len(citations)
+        return [{"index": index, **self._cited.url_citation(each)} for index, each in enumerate(citations, first)]
 
     def _took(self, text: str, citations: list[Citation]) -> tuple[str, list[Citation]]:
         if citations:
@@ -112,12 +118,13 @@ class CitedChunks:
         first: list[dict[str, Any]] = []
         then: list[dict[str, Any]] = []
         for choice in fields["choices"]:
-            text, citations = changes[choice.get("index", 0)]
+            index = choice.get("index", 0)
+            text, citations = changes[index]
             delta = choice.get("delta") or {}
             had = delta.pop("content", None)
             said: dict[str, Any] = {} if not text and (had or citations) else {"content": text or had}
             if citations:
-                said["annotations"] = [self._cited.url_citation(citation) for citation in citations]
+                said["annotations"] = self._text(index).deltas(citations)
             is_last = choice.get("finish_reason") is not None
             if is_last and (text or citations):
                 first.append({**choice, "delta": said, "finish_reason": None})

@@ -10,7 +10,7 @@ import msgspec
 from backends.engine.answer import Collected, whole_of
 from backends.engine.composed import Composed
 from backends.engine.rewriting import BORDER, DONE, Rewritten
-from backends.errors import ServingError, UpstreamError, UpstreamProtocolError
+from backends.errors import InvalidRequest, ServingError, UpstreamError, UpstreamProtocolError
 from backends.model import Body, OpenAIRequest, OpenAIResponse
 from ensembles.answering.answer import Cited
 from ensembles.answering.chain import Chain
@@ -143,12 +143,13 @@ def _decoded(data: bytes) -> dict[str, Any]:
     return fields
 
 
-def _refusal(status: int, body: bytes) -> UpstreamError:
+def _refusal(status: int, body: bytes) -> ServingError:
     try:
         error = _decode(body).get("error")
     except msgspec.DecodeError:
         error = None
-    return UpstreamError(f"The generator answered {status}: {_message(error)}")
+    kind = InvalidRequest if status == 400 else UpstreamError
+    return kind(f"The generator answered {status}: {_message(error)}")
 
 
 def _message(error: object) -> str:

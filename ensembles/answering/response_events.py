@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import msgspec
 
-from backends.errors import ServingError
+from backends.errors import InvalidRequest, NotFound, Overloaded, RateLimited, ServingError
 from ensembles.answering.answer import Cited, search_results
 from ensembles.answering.citations import Citation, Markers
 from ensembles.answering.response_request import ResponseRequest
@@ -112,7 +112,8 @@ class Response:
     def fail(self, error: ServingError) -> bytes:
         """The last event of a response that came to nothing more."""
         self.object["status"] = "failed"
-        self.object["error"] = {"code": "server_error", "message": error.message}
+        code = next((code for kinds, code in _CODES if isinstance(error, kinds)), "server_error")
+        self.object["error"] = {"code": code, "message": error.message}
         return self._event("failed", response=self.object)
 
     @property
@@ -139,6 +140,11 @@ class Response:
         return b"event: response.%b\ndata: %b\n\n" % (name.encode(), data)
 
 
+# All that OpenAI has for what can happen here.
+_CODES: tuple[tuple[tuple[type[ServingError], ...], str], ...] = (
+    ((Overloaded, RateLimited), "rate_limit_exceeded"),
+    ((InvalidRequest, NotFound), "invalid_prompt"),
+)
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 

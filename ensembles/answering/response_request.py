@@ -35,9 +35,8 @@ _PASSED_OVER = frozenset({"file_search_call", "reasoning", "web_search_call", "i
 _FORMATS = ("text", "json_object", "json_schema")
 _CHOICES = ("auto", "required", FILE_SEARCH, "allowed_tools")
 
-
 _Value = Annotated[str, Meta(max_length=512)]
-Metadata = Annotated[dict[Annotated[str, Meta(max_length=64)], _Value], Meta(max_length=16)]
+_Metadata = Annotated[dict[Annotated[str, Meta(max_length=64)], _Value], Meta(max_length=16)]
 
 
 class Tool(Search, kw_only=True):
@@ -62,7 +61,7 @@ class _Request(msgspec.Struct):
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     text: _Text | None = None
-    metadata: Metadata | None = None
+    metadata: _Metadata | None = None
     parallel_tool_calls: bool | None = None
     reasoning: dict[str, Any] | None = None
     service_tier: str | None = None

@@ -10,7 +10,15 @@ import pytest
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from backends.errors import InvalidRequest, NotFound, Unavailable, UpstreamError
+from backends.errors import (
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    RateLimited,
+    ServingError,
+    Unavailable,
+    UpstreamError,
+)
 from backends.model import OpenAIRequest, OpenAIResponse
 from ensembles.answering.response_request import asks_for_file_search
 from ensembles.file_search import FileSearch, before
@@ -268,12 +276,29 @@ async def test_a_generator_that_fails_ends_the_stream_as_failed(body: list[Any],
     assert house.models[GENERATOR].bodies[-1].closed
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Overloaded("full"), "rate_limit_exceeded"),
+        (RateLimited("enough"), "rate_limit_exceeded"),
+        (InvalidRequest("wrong"), "invalid_prompt"),
+        (Unavailable("down"), "server_error"),
+    ],
+)
+async def test_a_failed_response_has_openais_code_for_why(error: ServingError, code: str) -> None:
+    model, house = searching()
+    house.models[GENERATOR].says["chat"] = lambda _: error
+    last = (await streamed(model, request(stream=True)))[-1]
+    assert last["response"]["error"] == {"code": code, "message": error.message}
+
+
 @pytest.mark.parametrize("answer", [{"error": {"message": "too long"}}, "too long"])
 async def test_what_the_generator_refuses_is_told(answer: Any) -> None:
     model, house = searching()
     house.models[GENERATOR].says["chat"] = lambda _: answered(answer, 400)
     last = (await streamed(model, request(stream=True)))[-1]
     assert "answered 400" in last["response"]["error"]["message"]
+    assert last["response"]["error"]["code"] == "invalid_prompt"
     response = await model.respond(request())
     assert (response.status, json.loads(await body_of(response))) == (400, answer)
 

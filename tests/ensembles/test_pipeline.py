@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from openai.lib.streaming.chat import ChatCompletionStreamState
+from openai.types.chat import ChatCompletionChunk
 
 from backends.config import ModelConfig
 from backends.errors import InvalidRequest, NotFound, Unavailable, UnsupportedOperation, UpstreamError
@@ -109,6 +111,18 @@ async def test_a_stream_is_cited_while_it_comes() -> None:
     assert house.models[GENERATOR].bodies[-1].closed
 
 
+async def test_openais_helper_puts_the_citations_of_several_deltas_together() -> None:
+    model, _ = built("Red [1], ", "green [2]", " and [1][3]", ".")
+    state = ChatCompletionStreamState()
+    for event in await streamed(model, question(stream=True)):
+        state.handle_chunk(ChatCompletionChunk.model_validate(event))
+    message = state.get_final_completion().choices[0].message
+    assert message.content is not None
+    places = [citation.url_citation for citation in message.annotations or ()]
+    cited = [message.content[place.start_index : place.end_index] for place in places]
+    assert cited == ["[1]", "[2]", "[1]", "[3]"]
+
+
 async def test_chunks_in_which_nothing_changes_pass_as_they_came() -> None:
     model, _ = built("It", " is", " green", steps={"cite": {"by_words": 0}})
     response = await model.respond(question(stream=True))
@@ -122,7 +136,8 @@ async def test_an_answer_without_markers_is_cited_by_its_words_and_says_so() -> 
     assert text[at["start_index"] : at["end_index"]] == "The apples are red and round."
     assert (citation["cited_by"], citation["file_id"]) == ("words", "file-1")
     whole_one = await whole(model, question())
-    assert whole_one["choices"][0]["message"]["annotations"] == [citation]
+    (message_citation,) = whole_one["choices"][0]["message"]["annotations"]
+    assert {"index": 0, **message_citation} == citation
 
 
 @pytest.mark.parametrize("ask", [{"include_timings": True}, {"rag": {"report": True}}])
