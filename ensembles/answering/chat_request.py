@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from backends.errors import InvalidRequest
-from ensembles.answering.search_options import Search
+from ensembles.answering.search_options import Search, asks_for_file_search
 from ensembles.texts import last_question, text_of
 
 Fields = dict[str, msgspec.Raw]
@@ -53,6 +53,11 @@ class ChatRequest:
 def read(body: bytes) -> ChatRequest:
     """Raises `InvalidRequest` naming the field that a pipeline cannot do with."""
     fields = decode_fields(body)
+    if asks_for_file_search(body):
+        raise InvalidRequest(
+            f"A chat has no tool 'file_search': the field '{EXTENSION}' says what is searched, or ask /v1/responses.",
+            param="tools",
+        )
     try:
         messages = _decode_messages(fields.pop("messages", b"null"))
     except msgspec.DecodeError as error:

@@ -10,11 +10,10 @@ from msgspec import Meta
 
 from backends.errors import InvalidRequest
 from ensembles.answering.chat_request import Fields
-from ensembles.answering.search_options import Search
+from ensembles.answering.search_options import FILE_SEARCH, Search
 from ensembles.options import decode
 from ensembles.texts import last_question, text_of
 
-FILE_SEARCH = "file_search"
 RESULTS = "file_search_call.results"
 # What chat has under the same name.
 _SHARED = (
@@ -85,17 +84,6 @@ class ResponseRequest:
 
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-
-
-def asks_for_file_search(body: bytes) -> bool:
-    """Whether the tools of a request, if it is one, hold a file search."""
-    if b'"file_search"' not in body:
-        return False
-    try:
-        tools = msgspec.json.decode(_decode_fields(body).get("tools", b"null"))
-    except msgspec.DecodeError:
-        return False
-    return isinstance(tools, list) and any(isinstance(tool, dict) and tool.get("type") == FILE_SEARCH for tool in tools)
 
 
 def read(body: bytes) -> ResponseRequest:

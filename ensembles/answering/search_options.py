@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+FILE_SEARCH = "file_search"
 MOST_RESULTS = 50
 
 Weight = Annotated[float, Meta(ge=0)]
@@ -35,3 +36,17 @@ class Search(msgspec.Struct):
     max_num_results: Annotated[int, Meta(ge=1, le=MOST_RESULTS)] | None = None
     filters: dict[str, Any] | None = None
     ranking_options: RankingOptions | None = None
+
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def asks_for_file_search(body: bytes) -> bool:
+    """Whether the tools of a request, if it is one, hold a file search."""
+    if b'"file_search"' not in body:
+        return False
+    try:
+        tools = msgspec.json.decode(_decode_fields(body).get("tools", b"null"))
+    except msgspec.DecodeError:
+        return False
+    return isinstance(tools, list) and any(isinstance(tool, dict) and tool.get("type") == FILE_SEARCH for tool in tools)

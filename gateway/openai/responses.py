@@ -19,7 +19,7 @@ from backends.errors import (
     UpstreamProtocolError,
 )
 from backends.model import Capability, OpenAIModel, OpenAIRequest, OpenAIResponse
-from ensembles.answering.response_request import asks_for_file_search
+from ensembles.answering.search_options import asks_for_file_search
 from ensembles.file_search import before
 from gateway import access
 from gateway.dialect import Call, Dialect, named_event, read_call

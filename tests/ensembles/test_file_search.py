@@ -20,7 +20,7 @@ from backends.errors import (
     UpstreamError,
 )
 from backends.model import OpenAIRequest, OpenAIResponse
-from ensembles.answering.response_request import asks_for_file_search
+from ensembles.answering.search_options import asks_for_file_search
 from ensembles.file_search import FileSearch, before
 from tests.ensembles.house import (
     GENERATOR,

@@ -283,6 +283,7 @@ async def test_a_request_says_how_it_wants_its_passages_ranked(
         ({"messages": [{"role": "assistant", "content": "hello"}]}, "messages"),
         ({"messages": [{"role": "user", "content": " "}]}, "messages"),
         ({"rag": {"colour": 1}}, "rag"),
+        ({"tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]}, "tools"),
         ({"rag": {"filters": {"type": "like"}}}, "filters"),
         ({"rag": {"ranking_options": {"hybrid_search": {"embedding_weight": 0, "text_weight": 0}}}}, "ranking_options"),
     ],
