@@ -24,6 +24,8 @@ _WORTH_ANOTHER = frozenset({429, 500, 502, 503, 504})
 _PATIENCE_SECONDS = 30.0
 _FIRST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 0.3
+# How long after its connections broke an engine's death may become known: its supervisor has to see it and to tell.
+_TOLD_SECONDS = 2.0
 _CACHED_TOKENS = b'"cached_tokens"'
 _PREVIOUS_RESPONSE = b'"previous_response_id"'
 
@@ -121,6 +123,7 @@ class Attempts:
         self._stalled: UpstreamTimeout | None = None
         self._avoided: set[Replica] = set()
         self._broke: dict[Replica, int] = {}
+        self._broke_at = 0.0
         self._failure: ServingError | None = None
         self._fruitless = self._retries = self._departures = 0
 
@@ -183,7 +186,10 @@ class Attempts:
         while True:
             replica, reason = await self._choose(request)
             if self._broke.get(replica) == replica.endpoint.restarts and not self.model.budget.spend():
-                raise self._failure or self._replicas.not_ready()
+                if monotonic() >= self._broke_at + _TOLD_SECONDS:
+                    raise self._failure or self._replicas.not_ready()
+                self._avoided.add(replica)
+                continue
             route = self.request.route
             route.endpoint = replica.endpoint.id
             route.reason = f"after a failure: {reason}" if self._failure else reason
@@ -213,8 +219,8 @@ class Attempts:
         """An attempt came to nothing. Raises `error` when there shall be no other.
 
         Cases: it could not be reached, which is known at once and costs nobody anything; the connection broke, as
-        by the engine's death: one that does so without having died is asked again as far as the budget goes; it was
-        silent for too long, which counts as a retry.
+        by the engine's death; it was silent for too long, which counts as a retry. One that broke and has not died,
+        as far as is known, is asked again as far as the budget goes, and later only once its death is known.
         """
         self._under_way = False
         if isinstance(error, UpstreamTimeout):
@@ -224,6 +230,7 @@ class Attempts:
         self._note(replica, error, counts=True)
         if not isinstance(error, Unavailable):
             self._broke[replica] = replica.endpoint.restarts
+            self._broke_at = monotonic()
             self._fruitless += 1
             if self._fruitless >= self.model.routing.lost_engines:
                 raise error

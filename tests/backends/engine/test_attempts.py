@@ -6,6 +6,7 @@ import asyncio
 import json
 
 import pytest
+from msgspec.structs import replace
 
 from backends.engine.attempts import Budget
 from backends.errors import UpstreamError
@@ -27,6 +28,7 @@ from tests.backends.engine.among import (
     told,
 )
 from tests.engines import EchoEngine
+from tests.processes import holds
 
 PATIENT = 1_000_000.0
 
@@ -207,11 +209,28 @@ async def test_engines_that_live_and_close_connections_are_asked_again_within_th
     for engine in two:
         engine.configure(fault="refuse")
     async with among(two, retry_budget="0.01") as model:
-        for _ in range(3):
-            with pytest.raises(UpstreamError, match="closed the connection"):
-                await model.respond(asked(stream=False))
-    # Each request asks each engine once for nothing; the ten of the reserve are the first one's.
+        told = await asyncio.gather(*(model.respond(asked(stream=False)) for _ in range(3)), return_exceptions=True)
+    assert [isinstance(error, UpstreamError) and "closed the connection" in error.message for error in told] == [
+        True
+    ] * 3
+    # Each request asks each engine once for nothing; the ten of the reserve are shared.
     assert sum(map(requests, two)) == 3 * 2 + 10
+
+
+@STREAMED
+async def test_engines_whose_death_is_told_late_cost_no_budget(stream: bool, two: list[EchoEngine]) -> None:
+    for engine in two:
+        engine.configure(fault="refuse")
+    known = endpoints(*(engine.address for engine in two))
+    async with over(known, retry_budget="0") as model:
+        asking = asyncio.create_task(model.respond(asked(stream=stream)))
+        await holds(lambda: all(map(requests, two)))
+        await asyncio.wait((asking,), timeout=0.2)
+        assert not asking.done()
+        two[0].configure(fault="none")
+        known.current = tuple(replace(endpoint, restarts=1) for endpoint in known.current)
+        assert await text(await asking, stream=stream) == WORDS
+        assert requests(two[0]) + requests(two[1]) <= 4
 
 
 def test_a_budget_is_a_share_of_the_requests_with_a_small_reserve() -> None:
