@@ -53,8 +53,8 @@ class Served:
 
     @property
     def freed_seconds(self) -> float:
-        """How long it may take to see that its client left; TensorRT-LLM looks each second."""
-        return 2.5 if self.kind == "tensorrtllm" else 1.0
+        """How long it may take to see that its client left, on a busy machine; TensorRT-LLM looks each second."""
+        return 2.5 if self.kind == "tensorrtllm" else 2.0
 
     def openai(self, *, timeout: float = 60) -> OpenAI:
         return OpenAI(base_url=f"{self.server.url}/v1", api_key="none", max_retries=0, timeout=timeout)
