@@ -16,7 +16,7 @@ def decompress(body: bytes | bytearray, encoding: bytes, limit_bytes: int) -> by
 
     Raises `InferenceError` for other encodings, `BodyTooLarge` before more than the limit is written.
     """
-    if encoding in {b"", b"identity"}:
+    if encoding == b"identity":
         return body
     if encoding not in {b"gzip", b"deflate"}:
         raise InferenceError("Unsupported compression type", Code.UNSUPPORTED)

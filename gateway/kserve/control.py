@@ -148,9 +148,9 @@ async def memory_register(call: Call) -> Answer:
         del handle
         raise InferenceError("'raw_handle' must be a valid base64 encoded cudaIpcMemHandle_t", Code.INVALID_ARG)
     key = as_string(body["key"])
+    offset = as_unsigned(body["offset"]) if "offset" in body else 0
     if not present(body, "byte_size"):
         raise InferenceError("Shared memory register request has no 'byte_size' field", Code.INVALID_ARG)
-    offset = as_unsigned(body["offset"]) if "offset" in body else 0
     call.dataplane.regions.register(name, key, offset, as_unsigned(body["byte_size"]))
     return Answer()
 

@@ -73,10 +73,11 @@ def read(datatype: str, raw: msgspec.Raw) -> tuple[bytes, int]:
     return _READERS[datatype](raw)
 
 
-def collect(name: str, datatype: str, data: list[Any]) -> tuple[bytes, int]:
+def collect(name: str, datatype: str, data: list[Any], expected: int) -> tuple[bytes, int]:
     """A decoded JSON array, nested as it may be, as a tensor's bytes, with the number of elements.
 
-    Integers are cut to their size, as Triton does. Raises `InferenceError` in Triton's words.
+    Integers are cut to their size, as Triton does, which looks at no more elements than the `expected` ones. Raises
+    `InferenceError` in Triton's words.
     """
     if datatype in _WITHOUT_JSON:
         raise InferenceError(
@@ -91,13 +92,24 @@ def collect(name: str, datatype: str, data: list[Any]) -> tuple[bytes, int]:
         if not all(isinstance(text, str) for text in flat):
             raise InferenceError("Unable to parse JSON bytes array: attempt to access JSON non-string as string")
         return join(flat), len(flat)
+    return _numbers(datatype, flat[:expected]), len(flat)
+
+
+def join(elements: Sequence[str]) -> bytes:
+    """The bytes of a `BYTES` tensor of these texts."""
+    encoded = [_encoded(text) for text in elements]
+    return b"".join([len(text).to_bytes(4, "little") + text for text in encoded])
+
+
+def _numbers(datatype: str, flat: list[Any]) -> bytes:
+    """Numbers or truth values. Raises `InferenceError` in Triton's words."""
     if datatype == "BOOL":
         _demand(all(isinstance(value, bool) for value in flat), "boolean")
-        return bytes(flat), len(flat)
+        return bytes(flat)
     if datatype in {"FP32", "FP64"}:
         _demand(all(_is_number(value) for value in flat), "number", "double")
         try:
-            return array(CODES[datatype], [float(value) for value in flat]).tobytes(), len(flat)
+            return array(CODES[datatype], [float(value) for value in flat]).tobytes()
         except OverflowError as error:  # a whole number of hundreds of digits
             raise InferenceError(
                 "failed to parse the request JSON buffer: Number too big to be stored in double."
@@ -109,13 +121,7 @@ def collect(name: str, datatype: str, data: list[Any]) -> tuple[bytes, int]:
     _demand(whole, "signed-integer" if is_signed else "unsigned-integer")
     size = array(code).itemsize
     mask = (1 << 8 * size) - 1
-    return b"".join([(value & mask).to_bytes(size, "little") for value in flat]), len(flat)
-
-
-def join(elements: Sequence[str]) -> bytes:
-    """The bytes of a `BYTES` tensor of these texts."""
-    encoded = [_encoded(text) for text in elements]
-    return b"".join([len(text).to_bytes(4, "little") + text for text in encoded])
+    return b"".join([(value & mask).to_bytes(size, "little") for value in flat])
 
 
 def _encoded(text: str) -> bytes:

@@ -96,10 +96,14 @@ def _convert(request: InferRequest, inputs: Mapping[str, Input], served: Served,
     datatype = DATATYPE_OF_TYPE.get(declared.data_type, declared.data_type)
     values = value if isinstance(value, list) else [value]
     lead = (-1,) if served.signature.is_batched else ()
+    has_texts = datatype == "BYTES"  # which Triton looks at before the shape
+    data = elements.collect(name, datatype, values, 0)[0] if has_texts else b""
     shape = _shape(name, (*lead, *declared.dims), len(values))
-    data, count = elements.collect(name, datatype, values)
-    if count != element_count(shape) and datatype != "BYTES":
-        raise InferenceError("Unable to parse 'data': Shape does not match true shape of 'data' field")
+    if not has_texts:
+        expected = element_count(shape)
+        data, count = elements.collect(name, datatype, values, expected)
+        if count != expected:
+            raise InferenceError("Unable to parse 'data': Shape does not match true shape of 'data' field")
     request.inputs.append(Tensor(name, datatype, shape, data))
 
 

@@ -188,7 +188,7 @@ class KServe:
 
     async def _generate(self, exchange: _Exchange, served: Served, body: bytes | bytearray, traced: Traced) -> None:
         encoding = exchange.headers.get(b"content-encoding", b"identity")
-        if encoding not in {b"", b"identity"}:
+        if encoding != b"identity":
             raise InferenceError("Unsupported content-encoding, only 'identity' is supported.", Code.INVALID_ARG)
         request = generate.read(body, served)
         self._complete(request, exchange)

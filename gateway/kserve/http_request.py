@@ -7,14 +7,14 @@ field in Triton's order: that way is slow, knows every case, and says what is wr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import msgspec
 
 from backends.errors import Code, InferenceError
-from backends.model import InferRequest, Scalar
+from backends.model import InferRequest
 from backends.tensors import ELEMENT_BYTES, Buffer, Tensor, element_count
 from gateway.kserve import elements
 from gateway.kserve.dataplane import Served, Wanted
@@ -39,23 +39,30 @@ class Inference:
 Parameters = dict[str, str | bool | int | float]
 
 
+_Size = Annotated[int, msgspec.Meta(ge=0)]
+
+
 class _InputParameters(msgspec.Struct, frozen=True):
-    binary_data_size: Annotated[int, msgspec.Meta(ge=0)] = -1
-    shared_memory_region: msgspec.Raw | None = None
+    binary_data_size: _Size = -1
+    shared_memory_region: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    shared_memory_offset: _Size = 0
+    shared_memory_byte_size: _Size = 0
 
 
 class _Input(msgspec.Struct):
     name: str
     datatype: str
-    shape: tuple[Annotated[int, msgspec.Meta(ge=0)], ...]
+    shape: tuple[_Size, ...]
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     parameters: _InputParameters | msgspec.UnsetType = msgspec.UNSET
 
 
 class _OutputParameters(msgspec.Struct, frozen=True):
     binary_data: bool = False
-    classification: Annotated[int, msgspec.Meta(ge=0)] = 0
-    shared_memory_region: msgspec.Raw | None = None
+    classification: _Size = 0
+    shared_memory_region: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    shared_memory_offset: _Size = 0
+    shared_memory_byte_size: _Size = 0
 
 
 class _Output(msgspec.Struct):
@@ -131,17 +138,18 @@ def _read_usual(body: _Body, data: memoryview) -> Inference:
             tensor.data,
             tensor.parameters,
         )
-        if parameters is msgspec.UNSET or (parameters.binary_data_size < 0 and not parameters.shared_memory_region):
+        if parameters is not msgspec.UNSET and parameters.shared_memory_region is not msgspec.UNSET:
+            raise _UnusualError
+        if parameters is msgspec.UNSET or parameters.binary_data_size < 0:
             if raw is msgspec.UNSET:
                 raise _UnusualError
             content, count = elements.read(datatype, raw)
-            if count != element_count(shape) and datatype != "BYTES":
+            if count != (expected := element_count(shape)) and (datatype != "BYTES" or not expected):
                 raise _UnusualError
             inputs.append(Tensor(name, datatype, shape, content))
         else:
             end = at + parameters.binary_data_size
-            unfit = end > len(data) or datatype not in ELEMENT_BYTES
-            if unfit or raw is not msgspec.UNSET or parameters.shared_memory_region is not None:
+            if end > len(data) or datatype not in ELEMENT_BYTES or raw is not msgspec.UNSET:
                 raise _UnusualError
             inputs.append(Tensor(name, datatype, shape, data[at:end]))
             at = end
@@ -154,7 +162,7 @@ def _read_usual(body: _Body, data: memoryview) -> Inference:
         inference.all_binary = apply_parameters(request, body.parameters)
     for output in body.outputs:
         asked = output.parameters
-        if asked.shared_memory_region is not None:
+        if asked.shared_memory_region is not msgspec.UNSET:
             raise _UnusualError
         inference.wanted.append(Wanted(output.name, asked.classification))
         if asked.binary_data:
@@ -218,22 +226,23 @@ class _Reader:
         if any(given.name == name for given in request.inputs):
             known = request.id or "<id_unknown>"
             raise InferenceError(f"[request id: {known}] input '{name}' already exists in request", Code.INVALID_ARG)
-        if sources[0]:
-            content: Buffer = self._array(name, datatype, shape, tensor["data"])
-        elif sources[1]:
-            content = self._binary(name, parameters["binary_data_size"])
+        if sources[1]:
+            content: Buffer = self._binary(name, parameters["binary_data_size"])
         else:
-            content = self._shared(parameters)
-        if datatype not in ELEMENT_BYTES:
-            raise InferenceError(f"invalid datatype for input {name}", Code.INVALID_ARG)
-        return Tensor(name, datatype, shape, content)
+            place = _place(parameters if isinstance(parameters, dict) else {})
+            content = self._array(name, datatype, shape, tensor["data"]) if sources[0] else self._regions.read(*place)
+        return Tensor(name, datatype if datatype in ELEMENT_BYTES else "<invalid>", shape, content)
 
     def _array(self, name: str, datatype: str, shape: tuple[int, ...], data: Any) -> bytes:
+        """As Triton, which does not look at data that has no element to be."""
+        expected = element_count(shape)
+        if not shape or not expected:
+            return b""
         values = as_array(data, "Unable to parse 'data'")
         if datatype not in ELEMENT_BYTES:
             raise InferenceError(f"invalid datatype for input {name}", Code.INVALID_ARG)
-        content, count = elements.collect(name, datatype, values)
-        if count != element_count(shape) and datatype != "BYTES" and shape:
+        content, count = elements.collect(name, datatype, values, expected)
+        if count != expected and datatype != "BYTES":
             raise InferenceError("Unable to parse 'data': Shape does not match true shape of 'data' field")
         return content
 
@@ -249,34 +258,36 @@ class _Reader:
         self._at = end
         return content
 
-    def _shared(self, parameters: dict[str, Any]) -> memoryview:
-        return self._regions.read(*_place(parameters))
-
     def _output(self, output: Any) -> tuple[Wanted, bool]:
         name = as_string(member(output, "name", "Unable to parse 'name'"), "Unable to parse 'name'")
         wanted = Wanted(name)
         parameters = output.get("parameters")
         if not isinstance(parameters, dict):
             return wanted, False
-        read: Sequence[tuple[str, Callable[[Any, str], Scalar], str]] = (
-            ("classification", as_unsigned, "Unable to set 'classification'"),
-            ("binary_data", as_boolean, "Unable to parse 'binary_data'"),
-        )
-        for key, _, _ in read:
-            # Clients say `"binary_data": false` beside a region.
-            if "shared_memory_region" in parameters and parameters.get(key, False) is not False:
-                raise InferenceError(f"Output can't set both 'shared_memory_region' and '{key}'", Code.INVALID_ARG)
-        classes, is_binary = (what(parameters[key], text) if key in parameters else 0 for key, what, text in read)
-        wanted.classes = int(classes)
-        if "shared_memory_region" in parameters:
-            wanted.region, wanted.offset, wanted.byte_size = _place(parameters)
+        is_placed = "shared_memory_region" in parameters
+        if is_placed:
+            _check_alone(parameters)
+        wanted.classes = as_unsigned(parameters.get("classification", 0), "Unable to set 'classification'")
+        wanted.region, wanted.offset, wanted.byte_size = _place(parameters)
+        is_binary = as_boolean(parameters.get("binary_data", False), "Unable to parse 'binary_data'")
+        if is_placed:
             self._regions.read(wanted.region, wanted.offset, wanted.byte_size)
-        return wanted, bool(is_binary)
+        return wanted, is_binary
+
+
+def _check_alone(parameters: dict[str, Any]) -> None:
+    """What goes into shared memory goes out in no other form; clients say `"binary_data": false` beside a region."""
+    other = "classification"
+    if other not in parameters:
+        other = "binary_data"
+        if not as_boolean(parameters.get(other, False), f"Unable to set '{other}'"):
+            return
+    raise InferenceError(f"Output can't set both 'shared_memory_region' and '{other}'", Code.INVALID_ARG)
 
 
 def _place(parameters: dict[str, Any]) -> tuple[str, int, int]:
-    """Region, offset and size of shared memory."""
-    region = as_string(parameters["shared_memory_region"], "Unable to parse 'shared_memory_region'")
+    """Region, offset and size of shared memory; no region where none is named."""
+    region = as_string(parameters.get("shared_memory_region", ""), "Unable to parse 'shared_memory_region'")
     offset, size = (
         as_unsigned(parameters.get(key, 0), f"Unable to parse '{key}'")
         for key in ("shared_memory_offset", "shared_memory_byte_size")

@@ -16,6 +16,7 @@ _encode = msgspec.json.Encoder().encode
 
 _SCANNED_BYTES = 1 << 16  # beyond it an error's place is the standard library's: the scan is in Python
 _DEPTH = 200
+_MARK = "\ufeff"
 _SPACE = re.compile(r"[ \t\r\n]*")
 _PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)")
@@ -36,10 +37,10 @@ def decode(data: bytes | bytearray | memoryview) -> Any:
         return _decode_strictly(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
-    text = bytes(data).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    text = bytes(data).decode("utf-8", "surrogateescape")
     if len(text) > _SCANNED_BYTES:
         try:
-            return json.loads(text)
+            return json.loads(text.removeprefix(_MARK))
         except json.JSONDecodeError as error:
             raise _unreadable("Invalid value.", error.pos) from error
         except RecursionError as error:
@@ -77,7 +78,7 @@ class _Scanner:
     def __init__(self, text: str) -> None:
         end = text.find("\0")  # it ends the text for the parser whose words these are
         self._text = text if end < 0 else text[:end]
-        self._at = 0
+        self._at = len(_MARK) if text.startswith(_MARK) else 0
         self._depth = 0
 
     def document(self) -> Any:

@@ -61,7 +61,8 @@ def apply(settings: LogSettings, wanted: Any) -> None:
     )
     values = {key: take(given[key]) for key, take in read if key in given}
     if "log_verbose_level" in values:
-        values["log_verbose_level"] &= (1 << _VERBOSE_BITS) - 1
+        level = values["log_verbose_level"] & (1 << _VERBOSE_BITS) - 1
+        values["log_verbose_level"] = level if level < 1 << _VERBOSE_BITS - 1 else 0  # it is signed
     if values.get("log_format", "default") not in _FORMATS:
         raise InferenceError(f"invalid argument for --log_format, got: {values['log_format']}", Code.UNAVAILABLE)
     for key, value in values.items():

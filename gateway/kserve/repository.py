@@ -41,6 +41,12 @@ def authorise(plane: Plane, headers: Mapping[bytes, bytes]) -> None:
     AdminKeys(plane.settings).check(headers)
 
 
+def check_unnamed(repository: str) -> None:
+    """Triton's protocol has a name for the repository, which no server takes. Raises `InferenceError`."""
+    if repository:
+        raise InferenceError("'repository_name' specification is not supported", Code.UNSUPPORTED)
+
+
 async def index(plane: Plane, *, ready: bool = False) -> list[IndexEntry]:
     """Every model of the repositories with its state; with `ready`, what can be used now. Raises `Unavailable`."""
     entries = _decode_index(await plane.questions.ask("index"))
@@ -56,7 +62,7 @@ async def load(
     `parameters`: `config` is a configuration in JSON, `file:PATH` a file of the model's folder, its bytes or base64 of
     them. Raises `InferenceError` in Triton's words.
     """
-    _check_allowed(plane, repository)
+    check_unnamed(repository)
     config: str | None = None
     files: dict[str, bytes] = {}
     for key, value in (parameters or {}).items():
@@ -66,6 +72,7 @@ async def load(
             files[key.removeprefix(_FILE)] = value if isinstance(value, bytes) else _decoded(value)
         else:
             raise InferenceError("unexpected error on creating Triton parameter")
+    _check_allowed(plane)
     if config is not None and len(config) > _CONFIG_CHARACTERS:
         raise InferenceError(f"failed to load '{name}', its configuration is over {_CONFIG_CHARACTERS} characters")
     # The channel to the supervisor is for messages: files may be as large as models are.
@@ -82,13 +89,12 @@ async def load(
 
 async def unload(plane: Plane, name: str, *, dependents: bool = False, repository: str = "") -> None:
     """Unload a model, with `dependents` those too that were loaded for it alone. Raises `InferenceError`."""
-    _check_allowed(plane, repository)
+    check_unnamed(repository)
+    _check_allowed(plane)
     await plane.questions.ask("kserve_unload", name, LoadOrder(with_parts=dependents))
 
 
-def _check_allowed(plane: Plane, repository: str) -> None:
-    if repository:
-        raise InferenceError("'repository_name' specification is not supported", Code.UNSUPPORTED)
+def _check_allowed(plane: Plane) -> None:
     if plane.settings.model_control_mode != "explicit":
         raise InferenceError("explicit model load / unload is not allowed if polling is enabled", Code.UNAVAILABLE)
 

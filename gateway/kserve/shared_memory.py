@@ -97,7 +97,7 @@ class Regions:
             raise InferenceError(f"Unable to find shared memory region: '{name}'", Code.NOT_FOUND)
         if offset >= place.byte_size:
             raise InferenceError(f"Invalid offset for shared memory region: '{name}'", Code.INVALID_ARG)
-        if not 0 < byte_size <= place.byte_size - offset:
+        if byte_size > place.byte_size - offset or not (byte_size or offset):  # nothing at the start is Triton's fault
             raise InferenceError(f"Invalid offset + byte size for shared memory region: '{name}'", Code.INVALID_ARG)
         mapped = self._mapped.get(name)
         if mapped is None:
@@ -134,7 +134,7 @@ class Regions:
 def _map(name: str, place: RegionPlace) -> _Mapped:
     """Map a region. Raises `InferenceError` where there is none of that key, or it is not as large."""
     unopened = InferenceError(f"Unable to open shared memory region: '{place.key}'", Code.INTERNAL)
-    file = place.key.removeprefix("/")
+    file = place.key.lstrip("/")
     if "/" in file or file in {"", ".", ".."}:
         raise unopened
     try:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.conformance.http_control_cases import SHARED, control_cases
+from tests.conformance.http_edge_cases import edge_cases
 from tests.conformance.http_requests import Case, ask
 from tests.conformance.http_tensor_cases import tensor_cases
 
@@ -23,6 +24,7 @@ def cases() -> Iterator[Case]:
     """Every request, each with a name of its own."""
     yield from tensor_cases()
     yield from control_cases()
+    yield from edge_cases(SHARED)
 
 
 def prepare() -> None:

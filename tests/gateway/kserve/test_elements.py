@@ -23,29 +23,33 @@ def test_integers_come_back(datatype: str, data: st.DataObject) -> None:
     low, high = (0, 2**bits - 1) if datatype.startswith("U") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     values = data.draw(st.lists(st.integers(low, high), max_size=5))
     quickly = elements.read(datatype, msgspec.Raw(msgspec.json.encode(values)))
-    assert quickly == elements.collect("A", datatype, [values])
+    assert quickly == elements.collect("A", datatype, [values], len(values))
     assert elements.values(Tensor("A", datatype, (len(values),), quickly[0])) == values
 
 
 @given(st.lists(st.text(), max_size=5))
 def test_texts_come_back(texts: list[str]) -> None:
     quickly = elements.read("BYTES", msgspec.Raw(msgspec.json.encode(texts)))
-    assert quickly == elements.collect("A", "BYTES", [texts])
+    assert quickly == elements.collect("A", "BYTES", [texts], len(texts))
     assert elements.values(Tensor("A", "BYTES", (len(texts),), quickly[0])) == texts
 
 
 def test_truths_and_reals_come_back() -> None:
     assert elements.read("BOOL", msgspec.Raw(b"[true,false]")) == (b"\x01\x00", 2)
-    assert elements.collect("A", "BOOL", [[True], [False]]) == (b"\x01\x00", 2)
+    assert elements.collect("A", "BOOL", [[True], [False]], 2) == (b"\x01\x00", 2)
     assert elements.read("FP64", msgspec.Raw(b"[1,0.1]")) == (struct.pack("<2d", 1, 0.1), 2)
-    assert elements.collect("A", "FP32", [1, [2.5]]) == (struct.pack("<2f", 1, 2.5), 2)
+    assert elements.collect("A", "FP32", [1, [2.5]], 2) == (struct.pack("<2f", 1, 2.5), 2)
     assert elements.values(Tensor("A", "BOOL", (2,), b"\x01\x00")) == [True, False]
 
 
 def test_integers_too_large_for_their_type_are_cut_as_triton_does() -> None:
-    assert elements.collect("A", "INT8", [300, -129]) == (struct.pack("<2b", 44, 127), 2)
+    assert elements.collect("A", "INT8", [300, -129], 2) == (struct.pack("<2b", 44, 127), 2)
     with pytest.raises(OverflowError):
         elements.read("INT8", msgspec.Raw(b"[300]"))
+
+
+def test_what_comes_after_the_expected_elements_is_counted_alone() -> None:
+    assert elements.collect("A", "INT8", [[1], ["x", None]], 1) == (b"\x01", 3)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +67,7 @@ def test_integers_too_large_for_their_type_are_cut_as_triton_does() -> None:
 )
 def test_values_of_another_type_are_refused(datatype: str, value: object, words: str) -> None:
     with pytest.raises(InferenceError) as raised:
-        elements.collect("A", datatype, [value])
+        elements.collect("A", datatype, [value], 1)
     assert words in raised.value.message
 
 
@@ -78,4 +82,4 @@ def test_lists_in_lists_without_end_are_refused() -> None:
     for _ in range(2000):
         nested = [nested]
     with pytest.raises(InferenceError, match="Nested too deeply"):
-        elements.collect("A", "INT32", nested)
+        elements.collect("A", "INT32", nested, 1)
