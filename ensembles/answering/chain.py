@@ -106,7 +106,7 @@ class Chain:
         body = write(fields, generator.config.name, turn.prompt)
         return await generate(generator, turn.request, body, stream=stream, is_permitted=self._is_permitted)
 
-    async def _stores(self, owner: str, ids: Sequence[str]) -> list[VectorStore]:
+    async def _stores(self, owner: str, ids: Sequence[str] | None) -> list[VectorStore]:
         library = self._house.library
         if ids:
             return await shelf.asked_for(library, owner, ids)

@@ -28,7 +28,7 @@ class RagQuery(Search, kw_only=True):
     model: str
     query: Annotated[str, Meta(min_length=1)]
     max_num_results: Annotated[int, Meta(ge=1, le=_MOST_PASSAGES)] | None = None
-    messages: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    messages: list[dict[str, Any]] | None = None
 
 
 async def query(chain: Chain, request: OpenAIRequest) -> tuple[Cited, bytes]:
@@ -37,7 +37,7 @@ async def query(chain: Chain, request: OpenAIRequest) -> tuple[Cited, bytes]:
     asked = decode(request.body, RagQuery, "The query")
     if not asked.query.strip():
         raise InvalidRequest("'query' is empty.", param="query")
-    messages = [message for message in asked.messages if text_of(message.get("content"))]
+    messages = [message for message in asked.messages or () if text_of(message.get("content"))]
     turn = await chain.turn(request, [*messages, {"role": "user", "content": asked.query}], asked.query, asked)
     cited = await chain.retrieve(turn)
     report = cited.report()

@@ -145,8 +145,10 @@ def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{"role": "user", "content": given}]
     messages = []
     for number, item in enumerate(given):
-        kind = item.get("type", "message")
-        if kind == "message" and isinstance(item.get("role"), str):
+        kind = item.get("type") or "message"
+        if kind == "message":
+            if not isinstance(item.get("role"), str):
+                raise InvalidRequest(f"The message input[{number}] has no 'role'.", param="input")
             role = "system" if item["role"] == "developer" else item["role"]
             messages.append({"role": role, "content": _content(item.get("content"), number)})
         elif kind not in _PASSED_OVER:

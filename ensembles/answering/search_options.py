@@ -17,8 +17,8 @@ StoreId = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
 class HybridSearch(msgspec.Struct, frozen=True):
     """What meaning and words count for."""
 
-    embedding_weight: Weight
-    text_weight: Weight
+    embedding_weight: Weight = 1.0
+    text_weight: Weight = 1.0
 
 
 class RankingOptions(msgspec.Struct, frozen=True):
@@ -32,7 +32,7 @@ class RankingOptions(msgspec.Struct, frozen=True):
 class Search(msgspec.Struct):
     """The stores, and which passages of them are wanted; nothing given: as the pipeline has it."""
 
-    vector_store_ids: list[StoreId] = []
+    vector_store_ids: list[StoreId] | None = None
     max_num_results: Annotated[int, Meta(ge=1, le=MOST_RESULTS)] | None = None
     filters: dict[str, Any] | None = None
     ranking_options: RankingOptions | None = None

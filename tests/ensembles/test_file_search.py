@@ -173,7 +173,7 @@ async def test_the_tool_says_where_and_how_to_search() -> None:
         "vector_store_ids": ["vs_other_eve"],
         "max_num_results": 2,
         "filters": {"type": "eq", "key": "colour", "value": "green"},
-        "ranking_options": {"ranker": "auto", "hybrid_search": {"embedding_weight": 0, "text_weight": 1}},
+        "ranking_options": {"ranker": "auto", "hybrid_search": {"embedding_weight": 0}},
     }
     told = await whole(model, request(tools=[tool], include=["file_search_call.results"], tenant="eve"))
     ((where, query, _, condition),) = library.what("words")
@@ -187,7 +187,7 @@ async def test_the_tool_says_where_and_how_to_search() -> None:
 async def test_items_and_options_become_those_of_a_chat() -> None:
     model, house = searching("green")
     items = [
-        {"role": "developer", "content": "Be kind."},
+        {"type": None, "role": "developer", "content": "Be kind."},
         {"role": "user", "content": [{"type": "input_text", "text": "hello"}, {"type": "input_text", "text": "you"}]},
         {"type": "file_search_call", "id": "fs_1"},
         {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "hi"}]},
@@ -385,6 +385,7 @@ async def test_a_pipeline_that_abstains_says_so_in_a_response(stream: bool) -> N
         ({"input": []}, "input"),
         ({"input": [{"type": "function_call_output", "output": "x"}]}, "input"),
         ({"input": [{"role": "user", "content": 5}]}, "input"),
+        ({"input": [{"content": "hello"}]}, "input"),
         ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]}, "input"),
         ({"tools": [TOOL, {"type": "web_search"}]}, "tools[1]"),
         ({"tools": [TOOL, TOOL]}, "tools"),

@@ -25,6 +25,13 @@ async def test_a_query_gets_passages_scores_and_timings_and_nothing_is_generated
     assert house.models[GENERATOR].asked == []
 
 
+async def test_null_is_as_good_as_leaving_out() -> None:
+    model, _ = built("red")
+    fields = dict.fromkeys(("vector_store_ids", "messages", "filters", "max_num_results", "ranking_options"))
+    told = await whole(model, asked("/v1/rag/query", query="which is green?", **fields))
+    assert len(told["passages"]) == 3
+
+
 @pytest.mark.parametrize("fields", [{}, {"query": ""}, {"query": " "}, {"query": "a", "max_num_results": 1001}])
 async def test_a_query_that_is_wrong_is_refused(fields: dict[str, Any]) -> None:
     model, _ = built("red")
