@@ -60,20 +60,19 @@ def _whole(response: Response, cited: Cited) -> OpenAIResponse:
 
 
 def _abstain(chain: Chain, response: Response) -> bytes:
-    return b"".join(
-        (response.open(), response.say(chain.recipe.abstention), response.close("stop"), response.end(None))
-    )
+    return b"".join((response.say(chain.recipe.abstention), response.close("stop"), response.end(None)))
 
 
 def _fill(response: Response, body: bytes) -> None:
     try:
         fields = _decode(body)
         choice = fields["choices"][0]
-        text = choice["message"].get("content") or ""
+        message = choice["message"]
+        text, calls = message.get("content") or "", message.get("tool_calls") or ()
     except (msgspec.DecodeError, LookupError, TypeError, AttributeError) as error:
         raise UpstreamProtocolError(f"The generator's answer is no chat completion: {error}") from error
-    response.open()
     response.say(text)
+    response.call(calls)
     response.close(choice.get("finish_reason") or "stop")
     response.end(fields.get("usage"))
 
@@ -101,7 +100,6 @@ async def _events(chain: Chain, turn: Turn, asked: ResponseRequest, response: Re
 
 async def _generated(body: Body, response: Response, cited: Cited) -> AsyncIterator[bytes]:
     """The events of the message, as its chunks come. Raises `UpstreamError` for a stream that is broken."""
-    yield response.open()
     finish = ""
     usage = None
     async for data in Rewritten(body, _Whole()):
@@ -112,7 +110,8 @@ async def _generated(body: Body, response: Response, cited: Cited) -> AsyncItera
             fields = _decoded(event[len(b"data:") :])
             usage = fields.get("usage") or usage
             for choice in fields.get("choices") or ():
-                said += response.say((choice.get("delta") or {}).get("content") or "")
+                delta = choice.get("delta") or {}
+                said += response.say(delta.get("content") or "") + response.call(delta.get("tool_calls") or ())
                 finish = choice.get("finish_reason") or finish
         if said:
             yield said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -20,7 +21,7 @@ _ZERO_USAGE: dict[str, Any] = {"prompt_tokens": 0, "completion_tokens": 0, "tota
 class Response:
     """One response while it becomes. Methods that end in events return their bytes.
 
-    In order: `begin`, `searched`, `open`, `say` for each piece of text, `close`, `end`; or `fail` instead of any.
+    In order: `begin`, `searched`, `say` and `call` as the answer comes, `close`, `end`; or `fail` instead of any.
     """
 
     def __init__(self, asked: ResponseRequest, model: str) -> None:
@@ -40,6 +41,8 @@ class Response:
             "status": "in_progress",
             "content": [],
         }
+        self._items: list[dict[str, Any]] = []
+        self._calls: dict[int, dict[str, Any]] = {}
         self._annotations: list[dict[str, Any]] = []
         self._texts: list[str] = []
         self._cited: Cited | None = None
@@ -72,36 +75,26 @@ class Response:
         completed = self._event("file_search_call.completed", **place)
         return completed + self._event("output_item.done", output_index=0, item=search)
 
-    def open(self) -> bytes:
-        """The message begins."""
-        assert self._cited is not None
-        self._markers = self._cited.markers()
-        added = self._event("output_item.added", output_index=1, item=self._message)
-        part = self._event("content_part.added", **self._place, part=_part("", []))
-        return added + part
-
     def say(self, text: str) -> bytes:
-        """More of the answer, and the citations in it."""
-        return self._said(*self._markers.feed(text))
+        """More of the answer, and the citations in it. The message begins with its first text."""
+        return self._opened() + self._said(*self._markers.feed(text)) if text else b""
+
+    def call(self, calls: Sequence[dict[str, Any]]) -> bytes:
+        """More of the calls of functions, as a chat's delta or its message has them."""
+        return b"".join(self._called(call.get("index", place), call) for place, call in enumerate(calls))
 
     def close(self, finish_reason: str) -> bytes:
-        """The message is whole: the last of its text, citations by words if it has none, and what ends it."""
-        assert self._cited is not None
-        events = self._said(*self._markers.end())
-        text = "".join(self._texts)
-        if not self._annotations:
-            events += b"".join(map(self._annotation, self._cited.by_words(text)))
-        self._cited.ended(self._markers)
-        part = _part(text, self._annotations)
-        self._message["content"] = [part]
+        """Everything is said: what ends the message and the calls. Without either the message is empty."""
         reason = _INCOMPLETE.get(finish_reason)
-        self._message["status"] = "completed" if reason is None else "incomplete"
-        self.object["output"].append(self._message)
         if reason is not None:
             self.object["incomplete_details"] = {"reason": reason}
-        events += self._event("output_text.done", **self._place, text=text, logprobs=[])
-        events += self._event("content_part.done", **self._place, part=part)
-        return events + self._event("output_item.done", output_index=1, item=self._message)
+        events = b"" if self._calls else self._opened()
+        for item in self._items:
+            events += self._text_done() if item is self._message else self._arguments_done(item)
+            item["status"] = "completed" if reason is None else "incomplete"
+            self.object["output"].append(item)
+            events += self._event("output_item.done", output_index=len(self.object["output"]) - 1, item=item)
+        return events
 
     def end(self, usage: dict[str, Any] | None) -> bytes:
         """The last event."""
@@ -118,7 +111,60 @@ class Response:
 
     @property
     def _place(self) -> dict[str, Any]:
-        return {"item_id": self._message["id"], "output_index": 1, "content_index": 0}
+        return {**self._at(self._message), "content_index": 0}
+
+    def _at(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Where an item is: the search is the first."""
+        place = next(place for place, each in enumerate(self._items, 1) if each is item)
+        return {"item_id": item["id"], "output_index": place}
+
+    def _begun(self, item: dict[str, Any]) -> bytes:
+        self._items.append(item)
+        return self._event("output_item.added", output_index=len(self._items), item=item)
+
+    def _opened(self) -> bytes:
+        """The message begins, unless it has."""
+        if any(item is self._message for item in self._items):
+            return b""
+        assert self._cited is not None
+        self._markers = self._cited.markers()
+        return self._begun(self._message) + self._event("content_part.added", **self._place, part=_part("", []))
+
+    def _text_done(self) -> bytes:
+        """The last of the text, and citations by words if it has none."""
+        assert self._cited is not None
+        events = self._said(*self._markers.end())
+        text = "".join(self._texts)
+        if not self._annotations:
+            events += b"".join(map(self._annotation, self._cited.by_words(text)))
+        self._cited.ended(self._markers)
+        part = _part(text, self._annotations)
+        self._message["content"] = [part]
+        events += self._event("output_text.done", **self._place, text=text, logprobs=[])
+        return events + self._event("content_part.done", **self._place, part=part)
+
+    def _called(self, index: int, call: dict[str, Any]) -> bytes:
+        function = call.get("function") or {}
+        events = b""
+        if index not in self._calls:
+            self._calls[index] = {
+                "id": f"fc_{uuid4().hex}",
+                "type": "function_call",
+                "status": "in_progress",
+                "call_id": call.get("id") or f"call_{uuid4().hex}",
+                "name": function.get("name") or "",
+                "arguments": "",
+            }
+            events = self._begun(self._calls[index])
+        item, arguments = self._calls[index], function.get("arguments") or ""
+        item["arguments"] += arguments
+        if arguments:
+            events += self._event("function_call_arguments.delta", **self._at(item), delta=arguments)
+        return events
+
+    def _arguments_done(self, item: dict[str, Any]) -> bytes:
+        told = {"name": item["name"], "arguments": item["arguments"]}
+        return self._event("function_call_arguments.done", **self._at(item), **told)
 
     def _said(self, text: str, citations: list[Citation]) -> bytes:
         if not text:

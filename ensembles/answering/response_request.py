@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ from msgspec import Meta
 
 from backends.errors import InvalidRequest
 from ensembles.answering.chat_request import Fields
+from ensembles.answering.response_items import messages_of
 from ensembles.answering.search_options import FILE_SEARCH, Search
 from ensembles.options import decode
 from ensembles.texts import last_question, text_of
@@ -30,16 +32,22 @@ _SHARED = (
 )
 # What would need answers to be kept, or prompts.
 _REFUSED = ("previous_response_id", "conversation", "prompt")
-_PASSED_OVER = frozenset({"file_search_call", "reasoning", "web_search_call", "item_reference"})
 _FORMATS = ("text", "json_object", "json_schema")
-_CHOICES = ("auto", "required", FILE_SEARCH, "allowed_tools")
+_FUNCTION = "function"
+_CHOICES = ("auto", "required", FILE_SEARCH, _FUNCTION, "allowed_tools")
 
 _Value = Annotated[str, Meta(max_length=512)]
 _Metadata = Annotated[dict[Annotated[str, Meta(max_length=64)], _Value], Meta(max_length=16)]
 
 
 class Tool(Search, kw_only=True):
+    """A file search, or a function that the model may call beside it."""
+
     type: str
+    name: str = ""
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class _Text(msgspec.Struct):
@@ -90,18 +98,21 @@ def read(body: bytes) -> ResponseRequest:
     """Raises `InvalidRequest` naming the field that is wrong or cannot be done."""
     asked = decode(body, _Request, "The request")
     fields = _decode_fields(body)
-    tool = _tool(asked)
+    tools = asked.tools or []
+    search, functions = _search(tools), _functions(tools, asked.tool_choice)
     for name in _REFUSED:
         if getattr(asked, name) is not None:
             raise InvalidRequest(f"'{name}' cannot be used with file search: send the conversation.", param=name)
     if asked.background:
         raise InvalidRequest("A response with file search does not run in the background.", param="background")
     messages = [{"role": "system", "content": asked.instructions}] if asked.instructions else []
-    messages += _messages(asked.input)
+    messages += messages_of(asked.input)
     index = last_question(messages)
     if index < 0:
         raise InvalidRequest("The input holds no text of the user's to search by.", param="input")
-    chat = {name: fields[name] for name in _SHARED if name in fields}
+    chat = {name: fields[name] for name in _SHARED if name in fields} | functions
+    if functions and "parallel_tool_calls" in fields:
+        chat["parallel_tool_calls"] = fields["parallel_tool_calls"]
     if asked.max_output_tokens is not None:
         chat["max_tokens"] = msgspec.Raw(msgspec.json.encode(asked.max_output_tokens))
     form = _format(asked.text)
@@ -112,76 +123,52 @@ def read(body: bytes) -> ResponseRequest:
         chat,
         messages,
         text_of(messages[index]["content"]).strip(),
-        tool,
+        search,
         RESULTS in (asked.include or ()),
         echoed | {"text": {**(echoed.get("text") or {}), "format": form}},
     )
 
 
-def _tool(asked: _Request) -> Search:
+def _search(tools: Sequence[Tool]) -> Search:
     """The file search; an empty one where there is none, which searches what the pipeline says."""
-    tools = asked.tools or []
     for number, tool in enumerate(tools):
-        if tool.type != FILE_SEARCH:
+        if tool.type not in {FILE_SEARCH, _FUNCTION}:
             raise InvalidRequest(
                 f"The tool '{tool.type}' cannot stand beside file search here: ask for it in a request of its own.",
                 param=f"tools[{number}]",
             )
-    if len(tools) > 1:
+        if tool.type == _FUNCTION and not tool.name:
+            raise InvalidRequest("A function has a name.", param=f"tools[{number}].name")
+    searches = [tool for tool in tools if tool.type == FILE_SEARCH]
+    if len(searches) > 1:
         raise InvalidRequest("Only one file search can be asked for.", param="tools")
-    if asked.tool_choice == "none" and tools:
+    return searches[0] if searches else Search()
+
+
+def _functions(tools: Sequence[Tool], choice: object) -> Fields:
+    """What a chat is told of the functions. Raises `InvalidRequest` for a choice that cannot be made.
+
+    Cases of a choice: a function by name; one or all of the tools, which the search has been by then; none.
+    """
+    functions = [tool for tool in tools if tool.type == _FUNCTION]
+    kind = choice.get("type") if isinstance(choice, dict) else choice
+    if kind == "none" and tools:
         raise InvalidRequest("'tool_choice' is 'none' beside a file search: leave the tool out.", param="tool_choice")
-    kind = asked.tool_choice.get("type") if isinstance(asked.tool_choice, dict) else asked.tool_choice
-    if tools and kind is not None and kind not in _CHOICES:
-        raise InvalidRequest(
-            f"'tool_choice' is {kind!r}, and there is file search alone: it is one of {', '.join(_CHOICES)}.",
-            param="tool_choice",
-        )
-    return tools[0] if tools else Search()
-
-
-def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
-    if isinstance(given, str):
-        return [{"role": "user", "content": given}]
-    messages = []
-    for number, item in enumerate(given):
-        kind = item.get("type") or "message"
-        if kind == "message":
-            if not isinstance(item.get("role"), str):
-                raise InvalidRequest(f"The message input[{number}] has no 'role'.", param="input")
-            role = "system" if item["role"] == "developer" else item["role"]
-            messages.append({"role": role, "content": _content(item.get("content"), number)})
-        elif kind not in _PASSED_OVER:
-            raise InvalidRequest(f"An input item of type '{kind}' cannot be used with file search.", param="input")
-    return messages
-
-
-def _content(content: object, number: int) -> str | list[dict[str, Any]]:
-    """A string where all of it is text, as small engines want it."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise InvalidRequest(f"The content of input[{number}] is neither a text nor a list.", param="input")
-    parts = [_part(part, number) for part in content]
-    if all(part["type"] == "text" for part in parts):
-        return "\n".join(part["text"] for part in parts)
-    return parts
-
-
-def _part(part: object, number: int) -> dict[str, Any]:
-    fields = part if isinstance(part, dict) else {}
-    match fields.get("type"):
-        case "input_text" | "output_text" | "text" if isinstance(fields.get("text"), str):
-            return {"type": "text", "text": fields["text"]}
-        case "refusal" if isinstance(fields.get("refusal"), str):
-            return {"type": "text", "text": fields["refusal"]}
-        case "input_image" if isinstance(fields.get("image_url"), str):
-            image = {"url": fields["image_url"], "detail": fields.get("detail") or "auto"}
-            return {"type": "image_url", "image_url": image}
-        case kind:
+    told: dict[str, Any] = {"tools": list(map(_function, functions))} if functions else {}
+    if isinstance(choice, dict) and kind == _FUNCTION:
+        if choice.get("name") not in {function.name for function in functions}:
             raise InvalidRequest(
-                f"A part of type '{kind}' in input[{number}] cannot be used with file search.", param="input"
+                f"'tool_choice' is a function '{choice.get('name')}', which is no tool.", param="tool_choice"
             )
+        told["tool_choice"] = {"type": _FUNCTION, _FUNCTION: {"name": choice["name"]}}
+    elif tools and kind is not None and kind not in _CHOICES:
+        raise InvalidRequest(f"'tool_choice' is {kind!r}; it is one of {', '.join(_CHOICES)}.", param="tool_choice")
+    return {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in told.items()}
+
+
+def _function(tool: Tool) -> dict[str, Any]:
+    said = {"name": tool.name, "description": tool.description, "parameters": tool.parameters, "strict": tool.strict}
+    return {"type": _FUNCTION, _FUNCTION: {key: value for key, value in said.items() if value is not None}}
 
 
 def _format(text: _Text | None) -> dict[str, Any]:

@@ -7,21 +7,10 @@ import json
 from typing import Any
 
 import pytest
-from openai.types.responses import ResponseStreamEvent
-from pydantic import TypeAdapter
 
-from backends.errors import (
-    InvalidRequest,
-    NotFound,
-    Overloaded,
-    RateLimited,
-    ServingError,
-    Unavailable,
-    UpstreamError,
-)
-from backends.model import OpenAIRequest, OpenAIResponse
-from ensembles.answering.search_options import asks_for_file_search
-from ensembles.file_search import FileSearch, before
+from backends.errors import NotFound, Unavailable, UpstreamError
+from backends.model import OpenAIResponse
+from ensembles.file_search import before
 from tests.ensembles.house import (
     GENERATOR,
     RERANKER,
@@ -40,20 +29,8 @@ from tests.ensembles.house import (
     talker,
     whole,
 )
+from tests.ensembles.searching import TOOL, request, searching
 from tests.waiting import eventually_async
-
-TOOL = {"type": "file_search", "vector_store_ids": ["vs_fruit_"]}
-
-
-def searching(*texts: str, library: FakeLibrary | None = None, finish_reason: str = "stop") -> tuple[FileSearch, House]:
-    house = House(talker(*texts, finish_reason=finish_reason), library=library)
-    model = before(house.models[GENERATOR], house)  # type: ignore[arg-type]
-    assert isinstance(model, FileSearch)
-    return model, house
-
-
-def request(*, tenant: str = "", **fields: Any) -> OpenAIRequest:
-    return asked("/v1/responses", tenant=tenant, **{"input": "which is green?", "tools": [TOOL], **fields})
 
 
 async def test_what_is_searched_is_reranked_by_the_librarys_reranker_unless_none_is_wanted() -> None:
@@ -118,29 +95,6 @@ async def test_events_come_in_openais_order_and_are_numbered() -> None:
     }
 
 
-async def test_events_are_of_the_types_that_openais_sdk_gives_them() -> None:
-    model, _ = searching("green", " [1", "]", " pears")
-    form = {"type": "json_schema", "name": "fruit", "schema": {"type": "object"}}
-    asking = request(
-        stream=True,
-        include=["file_search_call.results"],
-        tool_choice={"type": "file_search"},
-        text={"verbosity": "low"} | {"format": form},
-        metadata={"a": "b"},
-        temperature=0,
-        max_output_tokens=20,
-    )
-    typed = TypeAdapter[Any](ResponseStreamEvent)
-    for event in await streamed(model, asking):
-        typed.validate_json(json.dumps(event), strict=True)
-
-
-async def test_a_response_says_its_format_though_the_request_said_another_thing_of_its_text() -> None:
-    model, _ = searching("green")
-    told = await whole(model, request(text={"verbosity": "low"}))
-    assert told["text"] == {"verbosity": "low", "format": {"type": "text"}}
-
-
 async def test_a_whole_response_is_the_same_object() -> None:
     model, house = searching("green", " [1", "]", " pears")
     told = await whole(model, request())
@@ -184,55 +138,6 @@ async def test_the_tool_says_where_and_how_to_search() -> None:
         await model.respond(request(tools=[tool], tenant="adam", stream=True))
 
 
-async def test_items_and_options_become_those_of_a_chat() -> None:
-    model, house = searching("green")
-    items = [
-        {"type": None, "role": "developer", "content": "Be kind."},
-        {"role": "user", "content": [{"type": "input_text", "text": "hello"}, {"type": "input_text", "text": "you"}]},
-        {"type": "file_search_call", "id": "fs_1"},
-        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "hi"}]},
-        {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
-        {
-            "role": "user",
-            "content": [{"type": "input_text", "text": "green?"}, {"type": "input_image", "image_url": "x"}],
-        },
-    ]
-    form = {"type": "json_schema", "name": "fruit", "schema": {"type": "object"}, "strict": True}
-    await whole(
-        model,
-        request(
-            input=items,
-            instructions="Be brief.",
-            temperature=0.5,
-            max_output_tokens=9,
-            text={"format": form},
-            store=True,
-        ),
-    )
-    (_, fields) = house.models[GENERATOR].asked[-1]
-    messages = fields["messages"]
-    assert messages[0]["content"].startswith("Be brief.\n\nAnswer the question")
-    assert messages[1:5] == [
-        {"role": "system", "content": "Be kind."},
-        {"role": "user", "content": "hello\nyou"},
-        {"role": "assistant", "content": "hi"},
-        {"role": "assistant", "content": "no"},
-    ]
-    assert messages[5]["content"][1:] == [
-        {"type": "text", "text": "green?"},
-        {"type": "image_url", "image_url": {"url": "x", "detail": "auto"}},
-    ]
-    assert (fields["temperature"], fields["max_tokens"], fields["stream"]) == (0.5, 9, False)
-    assert fields["response_format"]["json_schema"] == {"name": "fruit", "schema": {"type": "object"}, "strict": True}
-    assert "store" not in fields
-
-
-async def test_a_plain_json_object_is_asked_for_as_chat_has_it() -> None:
-    model, house = searching("{}")
-    await whole(model, request(text={"format": {"type": "json_object"}}))
-    assert house.models[GENERATOR].asked[-1][1]["response_format"] == {"type": "json_object"}
-
-
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(("finish", "reason"), [("length", "max_output_tokens"), ("content_filter", "content_filter")])
 async def test_an_answer_that_was_cut_is_incomplete(finish: str, reason: str, stream: bool) -> None:
@@ -274,22 +179,6 @@ async def test_a_generator_that_fails_ends_the_stream_as_failed(body: list[Any],
     assert last["type"] == "response.failed"
     assert why in last["response"]["error"]["message"]
     assert house.models[GENERATOR].bodies[-1].closed
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (Overloaded("full"), "rate_limit_exceeded"),
-        (RateLimited("enough"), "rate_limit_exceeded"),
-        (InvalidRequest("wrong"), "invalid_prompt"),
-        (Unavailable("down"), "server_error"),
-    ],
-)
-async def test_a_failed_response_has_openais_code_for_why(error: ServingError, code: str) -> None:
-    model, house = searching()
-    house.models[GENERATOR].says["chat"] = lambda _: error
-    last = (await streamed(model, request(stream=True)))[-1]
-    assert last["response"]["error"] == {"code": code, "message": error.message}
 
 
 @pytest.mark.parametrize("answer", [{"error": {"message": "too long"}}, "too long"])
@@ -376,64 +265,3 @@ async def test_a_pipeline_that_abstains_says_so_in_a_response(stream: bool) -> N
     assert told["status"] == "completed"
     assert "could not find" in told["output"][1]["content"][0]["text"]
     assert house.models[GENERATOR].asked == []
-
-
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"input": 5}, "input"),
-        ({"input": []}, "input"),
-        ({"input": [{"type": "function_call_output", "output": "x"}]}, "input"),
-        ({"input": [{"role": "user", "content": 5}]}, "input"),
-        ({"input": [{"content": "hello"}]}, "input"),
-        ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]}, "input"),
-        ({"tools": [TOOL, {"type": "web_search"}]}, "tools[1]"),
-        ({"tools": [TOOL, TOOL]}, "tools"),
-        ({"tools": [{**TOOL, "max_num_results": 51}]}, "tools[0].max_num_results"),
-        ({"tool_choice": "none"}, "tool_choice"),
-        ({"previous_response_id": "resp_1"}, "previous_response_id"),
-        ({"conversation": "conv_1"}, "conversation"),
-        ({"prompt": {"id": "p"}}, "prompt"),
-        ({"background": True}, "background"),
-        ({"input": None}, "input"),
-        ({"tools": [{"type": "file_search"}]}, "tools[0].vector_store_ids"),
-        ({"tools": [{**TOOL, "vector_store_ids": ["\0"]}]}, "tools[0].vector_store_ids[0]"),
-        ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
-        ({"max_output_tokens": 0}, "max_output_tokens"),
-        ({"temperature": "hot"}, "temperature"),
-        ({"top_p": 1.5}, "top_p"),
-        ({"metadata": {"k" * 65: "v"}}, "metadata"),
-        ({"text": {"format": 5}}, "text.format"),
-        ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
-        ({"truncation": "some"}, "truncation"),
-        ({"user": 5}, "user"),
-    ],
-)
-async def test_what_cannot_be_done_is_refused_by_its_name(fields: dict[str, Any], param: str) -> None:
-    model, _ = searching("green")
-    with pytest.raises(InvalidRequest) as raised:
-        await model.respond(request(stream=True, **fields))
-    assert raised.value.param is not None
-    assert raised.value.param.replace("[...]", "[0]") == param
-
-
-async def test_a_request_without_its_input_is_told_which_field_is_missing() -> None:
-    model, _ = searching("green")
-    with pytest.raises(InvalidRequest) as raised:
-        await model.respond(asked("/v1/responses", tools=[TOOL]))
-    assert (raised.value.param, raised.value.code) == ("input", "missing_required_parameter")
-
-
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        (b'{"tools": [{"type": "file_search"}]}', True),
-        (b'{"input": "\\"file_search\\""}', False),
-        (b'{"tools": [{"type": "function", "name": "file_search"}], "x": "file_search"}', False),
-        (b'{"tools": "file_search"}', False),
-        (b'["file_search"]', False),
-        (b'{"file_search"', False),
-    ],
-)
-def test_only_a_tool_of_that_type_asks_for_it(body: bytes, expected: bool) -> None:
-    assert asks_for_file_search(body) is expected
