@@ -30,6 +30,7 @@ from backends.model import (
     OpenAIRequest,
     OpenAIResponse,
     Responses,
+    legible,
 )
 from backends.statistics import ModelStatistics
 from backends.tensors import Tensor
@@ -237,7 +238,7 @@ async def _first(responses: Responses) -> InferResponse:
 def _message(request: InferRequest, name: str, version: str) -> Any:
     from tritonclient.grpc import service_pb2
 
-    message = service_pb2.ModelInferRequest(model_name=name, model_version=version, id=request.id)
+    message = service_pb2.ModelInferRequest(model_name=name, model_version=version, id=legible(request.id))
     for tensor in request.inputs:
         message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         message.raw_input_contents.append(bytes(tensor.data))

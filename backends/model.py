@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,6 +18,13 @@ from backends.trace import Trace
 
 Headers = Sequence[tuple[bytes, bytes]]
 """HTTP header fields in order, names in lower case."""
+
+_NO_CHARACTER = re.compile("[\ud800-\udfff]")
+
+
+def legible(text: str) -> str:
+    """A client's text as it can be sent on: U+FFFD for each byte that was no UTF-8, and for half a surrogate pair."""
+    return text if text.isascii() else _NO_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 class Capability(StrEnum):

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from backends.config import ModelConfig
 from backends.errors import ModelNotReady, Unavailable
-from backends.model import Capability, Endpoint, Endpoints, InferRequest, Models, Responses, State
+from backends.model import Capability, Endpoint, Endpoints, InferRequest, Models, Responses, State, legible
 from backends.statistics import ModelStatistics
 from backends.worker.frames import heads
 from backends.worker.messages import Infer
@@ -53,7 +53,7 @@ class WorkerModel:
             0,
             config.name,
             config.version,
-            request.id,
+            legible(request.id),
             heads(request.inputs),
             request.outputs,
             request.parameters,

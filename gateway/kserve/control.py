@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from backends.errors import Code, InferenceError
+from backends.model import legible
 from gateway.health import readiness
 from gateway.kserve import log_settings, repository, statistics, trace_settings
 from gateway.kserve.dataplane import DataPlane, TensorMetadata
@@ -174,7 +175,7 @@ async def load(call: Call) -> Answer:
     route = call.route
     body = decode(call.body) if call.body and not route.repository else {}
     parameters = members(body["parameters"]) if present(body, "parameters") else {}
-    values = {name: as_string(value) for name, value in parameters.items()}
+    values = {legible(name): legible(as_string(value)) for name, value in parameters.items()}
     await repository.load(call.plane, route.model, values, repository=route.repository)
     return Answer()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from backends.config import Input
 from backends.errors import Code, InferenceError
-from backends.model import InferRequest, InferResponse, Responses
+from backends.model import InferRequest, InferResponse, Responses, legible
 from backends.tensors import DATATYPE_OF_TYPE, Tensor, element_count
 from gateway.kserve import elements
 from gateway.kserve.dataplane import Served
@@ -88,7 +88,7 @@ def _is_end(response: InferResponse, served: Served, *, is_first: bool) -> bool:
 def _convert(request: InferRequest, inputs: Mapping[str, Input], served: Served, name: str, value: Any) -> None:
     declared = inputs.get(name)
     if declared is None:
-        request.parameters[name] = own_parameter(name, value)
+        request.parameters[legible(name)] = own_parameter(name, value)
         return
     if any(tensor.name == name for tensor in request.inputs):
         known = request.id or "<id_unknown>"

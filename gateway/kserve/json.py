@@ -93,7 +93,7 @@ class _Scanner:
 
     def _fail(self, what: str, at: int | None = None) -> NoReturn:
         before = self._text[: self._at if at is None else at]
-        raise _unreadable(what, len(before.encode("utf-8", "surrogatepass")))
+        raise _unreadable(what, len(before.encode("utf-8", "surrogateescape")))
 
     def _skip(self) -> None:
         match = _SPACE.match(self._text, self._at)

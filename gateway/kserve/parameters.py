@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from backends.errors import Code, InferenceError
-from backends.model import InferRequest, Scalar
+from backends.model import InferRequest, Scalar, legible
 from gateway.kserve.members import as_boolean, as_string, as_unsigned, is_unsigned
 
 _CORRELATION_CHARACTERS = 128
@@ -35,7 +35,7 @@ def apply_parameters(request: InferRequest, parameters: Mapping[str, Any]) -> bo
                 Code.INVALID_ARG,
             )
         else:
-            request.parameters[name] = own_parameter(name, value)
+            request.parameters[legible(name)] = own_parameter(name, value)
     return all_binary
 
 
@@ -48,6 +48,8 @@ def own_parameter(name: str, value: Any) -> Scalar:
         raise InferenceError(
             f"parameter '{name}' has invalid type. It should be either 'int', 'bool', or 'string'.", Code.INVALID_ARG
         )
+    if isinstance(value, str):
+        return legible(value)
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
         return float(value)
     return value
@@ -62,4 +64,4 @@ def _correlation(value: Any, unable: str) -> int | str:
         raise InferenceError(
             f"string correlation ID cannot be longer than {_CORRELATION_CHARACTERS} characters", Code.UNSUPPORTED
         )
-    return text
+    return legible(text)

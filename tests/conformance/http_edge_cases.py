@@ -15,6 +15,7 @@ SYSTEM = "/v2/systemsharedmemory"
 def edge_cases(shared: Path) -> Iterator[Case]:
     """`shared` is a file of shared memory."""
     yield from _inputs()
+    yield from _texts()
     yield from _compression()
     yield from _generate()
     yield from _settings()
@@ -42,6 +43,16 @@ def _inputs() -> Iterator[Case]:
             f"binary data of datatype {datatype!r}", text + INTEGERS, Inference_Header_Content_Length=str(len(text))
         )
     yield infer_case("an end after a byte order mark", '\ufeff{"inputs":[]}x')
+
+
+def _texts() -> Iterator[Case]:
+    """Texts that are no Unicode, which no model here looks at."""
+    tensor = json.dumps(tensor_of(datatype="FP32", shape=[1, 1], data=[1])).encode()
+    for text in (b"\xff", b"\xed\xa0\x80", b"\\ude00", b"a\\ud83d"):
+        for member in (b'"id":"%b"', b'"parameters":{"a":"%b"}', b'"parameters":{"%b":1}'):
+            said = member % text
+            yield infer_case(f"text {said!r}", b'{%b,"inputs":[%b]}' % (said, tensor), "identity_fp32")
+        yield infer_case(f"text {text!r} and an end", b'{"a":"%b" 1}' % text)
 
 
 def _compression() -> Iterator[Case]:

@@ -122,3 +122,11 @@ def test_binary_data_is_not_copied() -> None:
     body[-1] = 7
     assert isinstance(data, memoryview)
     assert data[-1] == 7
+
+
+def test_parameters_that_are_no_unicode_can_be_sent_on_and_an_id_comes_back_as_it_was() -> None:
+    said = b'"id":"\xff","parameters":{"\xc3":"a\\ude00","sequence_id":"\xe9"}'
+    request = read(b'{%b,"inputs":[]}' % said).request
+    assert request.parameters == {"\ufffd": "a\ufffd"}
+    assert request.sequence_id == "\ufffd"
+    assert request.id.encode("utf-8", "surrogateescape") == b"\xff"
