@@ -1,4 +1,4 @@
-"""Some six hundred requests over HTTP are answered as real Triton answers them."""
+"""Some seven hundred requests over HTTP are answered as real Triton answers them."""
 
 from __future__ import annotations
 
