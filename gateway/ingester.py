@@ -19,7 +19,7 @@ import uvloop
 from backends.config import ModelConfig
 from backends.errors import ServingError
 from backends.model import State
-from ensembles.answering.documents import keep
+from ensembles.answering.documents import keep, lacks
 from ensembles.answering.recipe import brings_documents
 from ensembles.ingest.jobs import Ingester
 from ensembles.ingest.parsers import Parsers
@@ -114,15 +114,16 @@ class IngesterProcess:
             await asyncio.sleep(_COUNT_SECONDS)
 
     async def _keep_documents(self) -> None:
-        """Keep the documents of pipelines in their stores, whenever a pipeline is new or has changed."""
-        kept: dict[str, ModelConfig] = {}
+        """Keep the documents of pipelines in their stores, when one is new or has changed, or lacks some by now."""
+        kept: dict[str, tuple[ModelConfig, int]] = {}
         while True:
             for name, entry in self._registry.entries().items():
                 config = entry.status.config
-                if entry.status.state is State.READY and brings_documents(config) and kept.get(name) != config:
+                if entry.status.state is State.READY and brings_documents(config):
+                    as_was, count = kept.get(name, (None, 0))
                     try:
-                        await keep(self._library, config)
-                        kept[name] = config
+                        if as_was != config or await lacks(self._library, config, count):
+                            kept[name] = config, await keep(self._library, config)
                     except (ServingError, OSError) as error:
                         _log.warning("%s: its documents cannot be kept: %s", name, error)
             with suppress(TimeoutError):

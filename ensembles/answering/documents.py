@@ -40,15 +40,19 @@ def documents(config: ModelConfig) -> dict[str, Path]:
     return {path.relative_to(root).as_posix(): path for path in sorted(found)}
 
 
-async def keep(library: Library, config: ModelConfig) -> None:
+async def keep(library: Library, config: ModelConfig) -> int:
     """Have the store hold these documents as they are now; nothing is done for those that it holds already.
 
+    Returns how many there are, 0 where somebody else has a store of that name: it is left alone, and answered from.
     Raises `ServingError` of the library.
     """
     wanted = await asyncio.to_thread(_read, documents(config))
-    store = await library.vector_stores.find(NOBODY, config.name)
+    store, description = await library.vector_stores.find(NOBODY, config.name), f"Documents of '{config.name}'."
     if store is None:
-        store = await library.vector_stores.create(NOBODY, config.name, description=f"Documents of '{config.name}'.")
+        store = await library.vector_stores.create(NOBODY, config.name, description=description)
+    elif store.description != description:
+        _log.warning("%s: its documents are not read, for the store of that name is somebody's", config.name)
+        return 0
     there = await _members(library, store.id)
     for name, (path, sha256) in wanted.items():
         if there.get(name) and there[name][0].sha256 == sha256:
@@ -59,6 +63,13 @@ async def keep(library: Library, config: ModelConfig) -> None:
         _log.info("%s: %s is being read", config.name, name)
     for file in (file for files in there.values() for file in files):
         await library.files.delete(NOBODY, file.id)
+    return len(wanted)
+
+
+async def lacks(library: Library, config: ModelConfig, count: int) -> bool:
+    """Whether the store is gone, or has fewer documents: without keys what is nobody's is everybody's to delete."""
+    store = await library.vector_stores.find(NOBODY, config.name)
+    return store is None or store.file_counts.total < count
 
 
 def _matches(pattern: Path) -> Sequence[Path]:

@@ -18,13 +18,20 @@ def client(tritium_server: Tritium) -> openai.OpenAI:
     """A client once all documents are read."""
     client = openai.OpenAI(base_url=f"{tritium_server.url}/v1", api_key="none", timeout=120)
 
+    read(client)
+    return client
+
+
+def read(client: openai.OpenAI) -> str:
+    """The store's id, once all documents are read."""
+
     def is_read() -> bool:
         counts = [store.file_counts for store in client.vector_stores.list() if store.name == "handbook"]
         assert not any(each.failed for each in counts)
         return bool(counts) and counts[0].completed == counts[0].total == 5
 
     eventually(is_read, seconds=120, what="the documents are read")
-    return client
+    return next(store.id for store in client.vector_stores.list() if store.name == "handbook")
 
 
 @pytest.mark.parametrize(
@@ -57,3 +64,11 @@ def test_an_answer_streams_with_passages_that_fit_the_engines_context(client: op
     assert usage is not None
     assert 100 < usage.prompt_tokens < 2048 - 16
     assert any(passage["number"] for passage in told["passages"])
+
+
+def test_documents_that_a_client_deletes_are_read_again(client: openai.OpenAI) -> None:
+    store_id = read(client)
+    for file in client.vector_stores.files.list(store_id):
+        client.files.delete(file.id)
+    client.vector_stores.delete(store_id)
+    assert read(client) != store_id

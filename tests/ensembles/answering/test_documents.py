@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from backends.config import ModelConfig
-from ensembles.answering.documents import documents, keep
-from ensembles.records.rows import ErrorCode, Range
+from ensembles.answering.documents import documents, keep, lacks
+from ensembles.records.rows import Addition, ErrorCode, Range
 from tests.ensembles.library.shelf import Clock, Embedders, Shelf, opened
 from tests.ensembles.memory_store import MemoryStore
 
@@ -77,6 +77,32 @@ async def test_what_has_changed_is_read_anew_and_what_is_gone_is_deleted(shelf: 
     await keep(shelf.library, pipeline)
     assert await held(shelf) == {"apple.md": "a plum"}
     assert len((await shelf.library.files.page("", Range(10))).rows) == 1
+
+
+async def test_documents_that_a_client_has_deleted_are_missed_and_come_back(shelf: Shelf, tmp_path: Path) -> None:
+    write(tmp_path / "docs", apple="an apple", pear="a pear")
+    pipeline = config(tmp_path, "../../docs")
+    count = await keep(shelf.library, pipeline)
+    assert not await lacks(shelf.library, pipeline, count)
+    store = await shelf.library.vector_stores.find("", "handbook")
+    assert store is not None
+    await shelf.library.files.delete("", (await shelf.library.files.page("", Range(1))).rows[0].id)
+    assert await lacks(shelf.library, pipeline, count)
+    await keep(shelf.library, pipeline)
+    assert (await held(shelf)).keys() == {"apple.md", "pear.md"}
+    await shelf.library.vector_stores.delete("", store.id)
+    assert await lacks(shelf.library, pipeline, count)
+    await keep(shelf.library, pipeline)
+    assert (await held(shelf)).keys() == {"apple.md", "pear.md"}
+
+
+async def test_a_store_of_that_name_that_somebody_else_made_is_left_alone(shelf: Shelf, tmp_path: Path) -> None:
+    write(tmp_path / "docs", apple="an apple")
+    await shelf.library.vector_stores.create("", "handbook", files=[Addition((await shelf.file("a pear")).id)])
+    pipeline = config(tmp_path, "../../docs")
+    count = await keep(shelf.library, pipeline)
+    assert list((await held(shelf)).values()) == ["a pear"]
+    assert not await lacks(shelf.library, pipeline, count)
 
 
 async def test_a_document_that_failed_is_not_tried_again_before_it_changes(shelf: Shelf, tmp_path: Path) -> None:
