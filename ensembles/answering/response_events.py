@@ -41,6 +41,7 @@ class Response:
             "status": "in_progress",
             "content": [],
         }
+        self._place: dict[str, Any] = {}
         self._items: list[dict[str, Any]] = []
         self._calls: dict[int, dict[str, Any]] = {}
         self._annotations: list[dict[str, Any]] = []
@@ -109,10 +110,6 @@ class Response:
         self.object["error"] = {"code": code, "message": error.message}
         return self._event("failed", response=self.object)
 
-    @property
-    def _place(self) -> dict[str, Any]:
-        return {**self._at(self._message), "content_index": 0}
-
     def _at(self, item: dict[str, Any]) -> dict[str, Any]:
         """Where an item is: the search is the first."""
         place = next(place for place, each in enumerate(self._items, 1) if each is item)
@@ -124,11 +121,13 @@ class Response:
 
     def _opened(self) -> bytes:
         """The message begins, unless it has."""
-        if any(item is self._message for item in self._items):
+        if self._place:
             return b""
         assert self._cited is not None
         self._markers = self._cited.markers()
-        return self._begun(self._message) + self._event("content_part.added", **self._place, part=_part("", []))
+        added = self._begun(self._message)
+        self._place = {**self._at(self._message), "content_index": 0}
+        return added + self._event("content_part.added", **self._place, part=_part("", []))
 
     def _text_done(self) -> bytes:
         """The last of the text, and citations by words if it has none."""
