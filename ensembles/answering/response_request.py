@@ -148,11 +148,13 @@ def _search(tools: Sequence[Tool]) -> Search:
 def _functions(tools: Sequence[Tool], choice: object) -> Fields:
     """What a chat is told of the functions. Raises `InvalidRequest` for a choice that cannot be made.
 
-    Cases of a choice: a function by name; one or all of the tools, which the search has been by then; none.
+    Cases of a choice: a function by name; none or any, where a pipeline has functions alone; else any, or the search,
+    which it has been by then.
     """
     functions = [tool for tool in tools if tool.type == _FUNCTION]
+    searches = len(functions) < len(tools)
     kind = choice.get("type") if isinstance(choice, dict) else choice
-    if kind == "none" and tools:
+    if kind == "none" and searches:
         raise InvalidRequest("'tool_choice' is 'none' beside a file search: leave the tool out.", param="tool_choice")
     told: dict[str, Any] = {"tools": list(map(_function, functions))} if functions else {}
     if isinstance(choice, dict) and kind == _FUNCTION:
@@ -161,6 +163,8 @@ def _functions(tools: Sequence[Tool], choice: object) -> Fields:
                 f"'tool_choice' is a function '{choice.get('name')}', which is no tool.", param="tool_choice"
             )
         told["tool_choice"] = {"type": _FUNCTION, _FUNCTION: {"name": choice["name"]}}
+    elif kind in {"none", "required"} and functions and not searches:
+        told["tool_choice"] = kind
     elif tools and kind is not None and kind not in _CHOICES:
         raise InvalidRequest(f"'tool_choice' is {kind!r}; it is one of {', '.join(_CHOICES)}.", param="tool_choice")
     return {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in told.items()}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from backends.errors import InvalidRequest
-from tests.ensembles.house import GENERATOR, asked, whole
+from tests.ensembles.house import GENERATOR, asked, built, whole
 from tests.ensembles.searching import TOOL, WEIGH, request, searching
 
 
@@ -91,6 +91,13 @@ async def test_functions_may_stand_beside_the_search(choice: Any, told: Any) -> 
         {"role": "tool", "tool_call_id": "call_2", "content": "none"},
     ]
     assert house.library.what("words")[0][1] == "how heavy?"
+
+
+@pytest.mark.parametrize("choice", ["none", "required"])
+async def test_a_choice_among_the_functions_of_a_pipeline_is_its_generators(choice: str) -> None:
+    model, house = built("green")
+    await whole(model, asked("/v1/responses", input="how heavy?", tools=[WEIGH], tool_choice=choice))
+    assert house.models[GENERATOR].asked[-1][1]["tool_choice"] == choice
 
 
 @pytest.mark.parametrize(
