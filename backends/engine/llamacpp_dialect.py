@@ -10,7 +10,7 @@ import msgspec
 
 from backends.engine import collecting, llamacpp_responses
 from backends.engine.continuation import Fields, by_prefill, continued
-from backends.engine.llamacpp_tools import MARK, CallEvents, demand, demands_a_tool
+from backends.engine.llamacpp_tools import MARK, CallEvents, check_kinds, demand, demands_a_tool
 from backends.engine.parameters import CONSTRAINTS, Parameters
 from backends.engine.rewriting import BORDER, Converter, Rewritten, UsageAtTheEnd, Whole, WithoutPreface, as_json
 from backends.errors import InvalidRequest, UnsupportedOperation
@@ -143,6 +143,8 @@ class Adapter:
         if not request.stream:
             changes |= {"stream": _TRUE, "stream_options": _WITH_USAGE}
         if request.path == _CHAT:
+            if asked.tools:
+                check_kinds(asked.tools)
             changes |= demand(asked.tools, asked.tool_choice)
         elif request.path == _RESPONSES:
             changes |= llamacpp_responses.changes(_decode_fields(request.body))

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from backends.errors import InvalidRequest
+from backends.errors import InvalidRequest, UnsupportedOperation
 
 # An unknown field, which llama.cpp ignores: says to the way back what the client demanded.
 MARK = "tritium_demand"
@@ -34,12 +34,17 @@ class _Tool(msgspec.Struct):
     parameters: Any = None
 
 
+class _Kind(msgspec.Struct):
+    type: str = "function"
+
+
 class _Call(msgspec.Struct):
     name: str
     arguments: msgspec.Raw
 
 
 _decode_tools = msgspec.json.Decoder(list[_Tool]).decode
+_decode_kinds = msgspec.json.Decoder(list[_Kind] | None).decode
 _decode_choice = msgspec.json.Decoder(_Tool).decode
 _decode_call = msgspec.json.Decoder(_Call).decode
 _decode_any = msgspec.json.Decoder(dict[str, Any]).decode
@@ -51,6 +56,17 @@ def demands_a_tool(tool_choice: msgspec.Raw) -> bool:
         return _decode_choice(tool_choice).type in {"any", "tool"} if tool_choice else False
     except msgspec.DecodeError:
         return False  # the engine judges it
+
+
+def check_kinds(tools: msgspec.Raw) -> None:
+    """Raise `UnsupportedOperation` for a tool of a chat that is no function, at which llama.cpp fails with 500."""
+    try:
+        kinds = _decode_kinds(tools) or ()
+    except msgspec.DecodeError:
+        return  # the engine judges it
+    for number, tool in enumerate(kinds):
+        if tool.type != "function":
+            raise UnsupportedOperation(f"llama.cpp has no tools of type {tool.type!r}.", param=f"tools[{number}]")
 
 
 def demand(tools: msgspec.Raw, tool_choice: msgspec.Raw) -> _Fields:

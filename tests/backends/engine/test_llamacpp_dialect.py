@@ -306,6 +306,14 @@ def test_a_tool_call_that_cannot_be_made_is_refused(fields: dict[str, Any], word
         adapter().request(asked(CHAT, messages=QUESTION, **fields))
 
 
+def test_a_tool_of_a_chat_that_is_no_function_is_refused() -> None:
+    with pytest.raises(UnsupportedOperation, match="'custom'") as raised:
+        adapter().request(asked(CHAT, tools=[*TOOLS, {"type": "custom", "custom": {"name": "f"}}]))
+    assert raised.value.param == f"tools[{len(TOOLS)}]"
+    for judged_by_the_engine in (None, "x", TOOLS):
+        adapter().request(asked(CHAT, tools=judged_by_the_engine))
+
+
 @pytest.mark.parametrize(
     ("told", "limit"),
     [
