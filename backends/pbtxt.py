@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 # Triton tells 64-bit numbers as numbers, with this one exception.
 _AS_TEXT = "inference.ModelSequenceBatching.InitialState.dims"
+_TRUTHS = dict.fromkeys(("true", "t", "yes", "y", "1"), True) | dict.fromkeys(("false", "f", "no", "n", "0"), False)
 
 
 class PbtxtError(Exception):
@@ -26,15 +28,52 @@ def read_text(text: str) -> dict[str, Any]:
 
 
 def read_json(text: str) -> dict[str, Any]:
-    """The same from JSON, as a client sends it to load a model under another configuration. Raises `PbtxtError`."""
+    """The same from JSON, as a client sends it to load a model under another configuration. Raises `PbtxtError`.
+
+    As protobuf's C++ reads it, which Triton has: more is taken than its Python takes (`_plain`).
+    """
     from google.protobuf import json_format
 
     from backends.protobuf import model_config_pb2
 
+    message = model_config_pb2.ModelConfig()
     try:
-        return _fields(json_format.Parse(text, model_config_pb2.ModelConfig()))
-    except json_format.ParseError as error:
+        return _fields(json_format.ParseDict(_plain(json.loads(text), message.DESCRIPTOR), message))
+    except (ValueError, RecursionError, json_format.ParseError) as error:
         raise PbtxtError(str(error)) from error
+
+
+def _plain(value: Any, kind: Any) -> dict[str, Any]:
+    """An object for a message of this kind without what only C++ takes. Raises `PbtxtError` for anything else.
+
+    Cases: one element where there may be several, null among them, words for truth, names of values in small letters.
+    """
+    if not isinstance(value, dict):
+        raise PbtxtError(f"{kind.full_name} is no object")
+    found = {}
+    for name, part in value.items():
+        field = kind.fields_by_name.get(name) or kind.fields_by_camelcase_name.get(name)
+        if field is None or part is None:
+            found[name] = part
+        elif field.message_type is not None and field.message_type.GetOptions().map_entry:
+            inner = field.message_type.fields_by_name["value"]
+            found[name] = {key: _settled(each, inner) for key, each in part.items()} if isinstance(part, dict) else part
+        elif field.default_value == []:
+            several = part if isinstance(part, list) else [part]
+            found[name] = [_settled(each, field) for each in several if each is not None]
+        else:
+            found[name] = _settled(part, field)
+    return found
+
+
+def _settled(value: Any, field: Any) -> Any:
+    if field.message_type is not None:
+        return _plain(value, field.message_type)
+    if isinstance(value, str) and field.cpp_type == field.CPPTYPE_BOOL:
+        return _TRUTHS.get(value.lower(), value)
+    if isinstance(value, str) and field.cpp_type == field.CPPTYPE_ENUM:
+        return value.upper()
+    return value
 
 
 def _fields(message: Any) -> dict[str, Any]:

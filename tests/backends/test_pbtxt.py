@@ -56,7 +56,26 @@ def test_json_is_read_into_the_same_fields() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["{x", "", '{"nonsense": 1}', '{"max_batch_size": "many"}'])
+def test_json_is_read_as_leniently_as_triton_reads_it() -> None:
+    lenient = """{
+        "input": {"name": "I", "dataType": "type_int32", "dims": 2}, "instance_group": [null, {"count": "2"}],
+        "response_cache": {"enable": "Yes"}, "parameters": {"a": {"string_value": "b"}}, "output": null
+    }"""
+    assert read_json(lenient) == read_text(
+        """
+        input [ { name: "I" data_type: TYPE_INT32 dims: [ 2 ] } ] instance_group [ { count: 2 } ]
+        response_cache { enable: true } parameters { key: "a" value { string_value: "b" } }
+        """
+    )
+
+
+REFUSED = [
+    "{x", "", "[]", "5", "null", '{"nonsense": 1}', '{"max_batch_size": "many"}', '{"dynamic_batching": []}',
+    '{"parameters": []}', '{"input": [5]}', '{"response_cache": {"enable": "perhaps"}}', "[" * 100_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", REFUSED)
 def test_json_that_is_no_configuration_is_refused(text: str) -> None:
     with pytest.raises(PbtxtError):
         read_json(text)
