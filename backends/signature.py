@@ -21,6 +21,8 @@ _WITH_BATCH = (
     "max_batch_size to zero. See the model configuration docs for more info on max_batch_size."
 )
 _LENGTH_BYTES = 4
+_BATCH_SIZES = 2**32
+"""Triton counts a batch in 32 bits, so that one below 0 is a large one to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ class Signature:
             if tensor.name in seen:
                 raise _unfit(request.id, f"input '{tensor.name}' already exists in request")
             seen.add(tensor.name)
-        for output in request.outputs:
+        for output in sorted(request.outputs):
             if output not in self._outputs:
                 raise InferenceError(
                     f"unexpected inference output '{output}' for model '{self._name}'", Code.INVALID_ARG
@@ -145,12 +147,7 @@ class Signature:
             raise self._wrong_count(request, inputs)
         batch = self._batch_size(request, inputs) if self.is_batched else 0
         for tensor in inputs:
-            slot = self._slots.get(tensor.name)
-            if slot is None:
-                raise InferenceError(
-                    f"unexpected inference input '{tensor.name}' for model '{self._name}'", Code.INVALID_ARG
-                )
-            self._check_tensor(request, tensor, slot, batch)
+            self._check_tensor(request, tensor, self._slot(tensor), batch)
         if any(name not in seen for name in self._required):
             raise self._wrong_count(request, inputs)
 
@@ -172,6 +169,7 @@ class Signature:
     def _batch_size(self, request: InferRequest, inputs: Sequence[Tensor]) -> int:
         batch = 0
         for tensor in inputs:
+            self._slot(tensor)
             if not tensor.shape:
                 raise _unfit(
                     request.id,
@@ -184,7 +182,15 @@ class Signature:
             batch = tensor.shape[0]
         if batch > self._limit:
             raise _unfit(request.id, f"inference request batch-size must be <= {self._limit} for '{self._name}'")
-        return batch
+        return batch if batch >= 0 else batch % _BATCH_SIZES
+
+    def _slot(self, tensor: Tensor) -> _Slot:
+        slot = self._slots.get(tensor.name)
+        if slot is None:
+            raise InferenceError(
+                f"unexpected inference input '{tensor.name}' for model '{self._name}'", Code.INVALID_ARG
+            )
+        return slot
 
     def _check_tensor(self, request: InferRequest, tensor: Tensor, slot: _Slot, batch: int) -> None:
         if tensor.datatype != slot.datatype:
@@ -194,39 +200,42 @@ class Signature:
                 f"'{slot.datatype}'",
             )
         shape = tensor.shape[1:] if self.is_batched else tensor.shape
-        if -1 in shape:
+        if _is_open(shape, slot.dims):
             raise _unfit(
                 request.id,
                 f"All input dimensions should be specified for input '{slot.name}' for model '{self._name}', got "
                 f"{_listed(tensor.shape)}",
             )
-        if not _matches(shape, slot.dims) or batch < 0:
-            expected = (-1, *slot.dims) if self.is_batched else slot.dims
-            raise _unfit(
-                request.id,
-                f"unexpected shape for input '{slot.name}' for model '{self._name}'. Expected {_listed(expected)}, got "
-                f"{_listed(tensor.shape)}. {_WITH_BATCH if self.is_batched else ''}",
-            )
+        if len(shape) != len(slot.dims) or any(
+            declared not in {-1, size} for size, declared in zip(shape, slot.dims, strict=True)
+        ):
+            raise self._wrong_shape(request, tensor, slot)
         count = prod(shape) * (batch or 1)
         if slot.datatype == "BYTES":
             self._check_texts(request, tensor, count)
         elif tensor.size_bytes != count * slot.element_bytes:
             raise self._wrong_size(slot.name, count * slot.element_bytes, tensor.size_bytes, request.id)
+        if min(tensor.shape, default=0) < 0 or (self.is_batched and not batch and tensor.size_bytes):
+            raise self._wrong_shape(request, tensor, slot)
+
+    def _wrong_shape(self, request: InferRequest, tensor: Tensor, slot: _Slot) -> InferenceError:
+        expected = (-1, *slot.dims) if self.is_batched else slot.dims
+        return _unfit(
+            request.id,
+            f"unexpected shape for input '{slot.name}' for model '{self._name}'. Expected {_listed(expected)}, got "
+            f"{_listed(tensor.shape)}. {_WITH_BATCH if self.is_batched else ''}",
+        )
 
     def _check_texts(self, request: InferRequest, tensor: Tensor, expected: int) -> None:
         found, left, declared = _texts(tensor)
+        is_cut = declared >= 0
+        found += is_cut
         of_input = f"for inference input '{tensor.name}' for model '{self._name}'"
         if found > expected:
             raise _unfit(
                 request.id, f"unexpected number of string elements {expected + 1} {of_input}, expecting {expected}"
             )
-        if declared >= 0:
-            raise InferenceError(
-                f"incomplete string data for inference input '{tensor.name}', expecting string of length {declared} "
-                f"but only {left} bytes available",
-                Code.INVALID_ARG,
-            )
-        if left:
+        if left and not is_cut:
             raise _unfit(
                 request.id,
                 f"incomplete string length indicator {of_input}, expecting {_LENGTH_BYTES} bytes but only {left} bytes "
@@ -234,6 +243,12 @@ class Signature:
             )
         if found != expected:
             raise _unfit(request.id, f"expected {expected} string elements {of_input}, got {found}")
+        if is_cut:
+            raise InferenceError(
+                f"incomplete string data for inference input '{tensor.name}', expecting string of length {declared} "
+                f"but only {left} bytes available",
+                Code.INVALID_ARG,
+            )
 
     def _check_sequence(self, request: InferRequest) -> None:
         to_model = f"inference request to model '{self._name}' must specify"
@@ -269,6 +284,16 @@ def _reshapes(tensors: Sequence[Input | Output]) -> dict[str, tuple[tuple[int, .
     return {tensor.name: (tensor.dims, tensor.reshape.shape) for tensor in tensors if tensor.reshape is not None}
 
 
+def _is_open(shape: tuple[int, ...], dims: tuple[int, ...]) -> bool:
+    """Whether a dimension is left open, and none before it is another than the declared one."""
+    if len(shape) != len(dims):
+        return False
+    for size, declared in zip(shape, dims, strict=True):
+        if size == -1 or declared not in {-1, size}:
+            return size == -1
+    return False
+
+
 def _matches(shape: tuple[int, ...], dims: tuple[int, ...]) -> bool:
     if len(shape) != len(dims):
         return False
@@ -280,8 +305,7 @@ def _is_whole(tensor: Tensor, slot: _Slot) -> bool:
     count = prod(tensor.shape)
     if slot.element_bytes:
         return tensor.size_bytes == count * slot.element_bytes
-    found, left, _ = _texts(tensor)
-    return found == count and not left
+    return _texts(tensor) == (count, 0, -1)
 
 
 def _texts(tensor: Tensor) -> tuple[int, int, int]:

@@ -52,7 +52,9 @@ def test_each_way_not_to_fit_has_its_words() -> None:
     )
     assert refusal(pair, numbers(), numbers(), id="7") == "[request id: 7] input 'A' already exists in request"
     assert refusal(pair, numbers(), numbers("B"), outputs=["X"]) == "unexpected inference output 'X' for model 'm'"
+    assert refusal(pair, numbers(), numbers("B"), outputs=["Z", "Y"]) == "unexpected inference output 'Y' for model 'm'"
     assert refusal(pair, numbers(), numbers("X")) == "unexpected inference input 'X' for model 'm'"
+    assert refusal(pair, numbers(), numbers("X", (2, 4))) == "unexpected inference input 'X' for model 'm'"
     assert refusal(pair, numbers(), numbers("B", ())).startswith(f"{UNKNOWN} input 'B' has no shape but model requires")
     assert refusal(pair, numbers(), numbers("B", (2, 4))) == (
         f"{UNKNOWN} input 'A' batch size does not match other inputs for 'm'"
@@ -73,6 +75,32 @@ def test_each_way_not_to_fit_has_its_words() -> None:
     assert refusal(pair, numbers(shape=(0, 4), data=b""), numbers("B", (0, 4), data=b"")) == (
         f"{UNKNOWN} input byte size mismatch for input 'B' for model 'm'. Expected 16, got 0"
     )
+
+
+@pytest.mark.parametrize(
+    ("shape", "data", "words"),
+    [
+        ((-2, 4), bytes(16), "input byte size mismatch for input 'A' for model 'm'. Expected 68719476704, got 16"),
+        (
+            (-(2**32), 4),
+            bytes(16),
+            "unexpected shape for input 'A' for model 'm'. Expected [-1,4], got [-4294967296,4]",
+        ),
+        ((0, 4), bytes(16), "unexpected shape for input 'A' for model 'm'. Expected [-1,4], got [0,4]"),
+        ((1, 4, -1), bytes(16), "unexpected shape for input 'A' for model 'm'. Expected [-1,4], got [1,4,-1]"),
+        ((1, -1), bytes(16), "All input dimensions should be specified for input 'A' for model 'm', got [1,-1]"),
+    ],
+)
+def test_no_batch_is_below_zero_or_has_more_than_it_declares(shape: tuple[int, ...], data: bytes, words: str) -> None:
+    assert words in refusal(signature(Input("A", "TYPE_INT32", (4,))), numbers(shape=shape, data=data))
+
+
+def test_no_dimension_is_below_zero_though_the_product_is_the_size() -> None:
+    wide = signature(Input("A", "TYPE_INT32", (-1, -1)), batch=0)
+    assert "Expected [-1,-1], got [-2,-2]" in refusal(wide, numbers(shape=(-2, -2)))
+    assert "Expected -16, got 16" in refusal(wide, numbers(shape=(-2, 2)))
+    batched = signature(Input("A", "TYPE_INT32", (-1,)))
+    assert "Expected [-1,-1], got [-2,0]" in refusal(batched, numbers(shape=(-2, 0), data=b""))
 
 
 def test_a_declared_size_beyond_all_memory_is_refused_by_its_number() -> None:
@@ -99,7 +127,19 @@ def test_a_declared_size_beyond_all_memory_is_refused_by_its_number() -> None:
         ),
         (
             struct.pack("<I", 9) + b"abc",
+            "expected 2 string elements for inference input 'A' for model 'm', got 1",
+        ),
+        (
+            struct.pack("<II", 0, 9) + b"abc",
             "incomplete string data for inference input 'A', expecting string of length 9 but only 3",
+        ),
+        (
+            struct.pack("<II", 0, 9),
+            "incomplete string data for inference input 'A', expecting string of length 9 but only 0",
+        ),
+        (
+            struct.pack("<III", 0, 0, 9),
+            "unexpected number of string elements 3 for inference input 'A' for model 'm', expecting 2",
         ),
     ],
 )
