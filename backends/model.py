@@ -276,13 +276,15 @@ class InferRequest:
 class InferResponse:
     """One answer. `error` stands for its outputs; a decoupled model may go on after it.
 
-    The last one is `final`; without outputs and error it stands for nothing but the end.
+    The last one is `final`; without outputs and error it stands for nothing but the end. `is_refusal`: the error came
+    before the request was let wait for its model.
     """
 
     outputs: list[Tensor] = field(default_factory=list)
     parameters: dict[str, Scalar] = field(default_factory=dict)
     error: InferenceError | None = None
     final: bool = True
+    is_refusal: bool = False
 
     @property
     def is_empty(self) -> bool:

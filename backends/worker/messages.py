@@ -71,6 +71,7 @@ class Respond(msgspec.Struct, array_like=True, tag="respond"):
 
     The last answer is `final`; it may be empty (no outputs, no error) and stands for nothing but the end then. `times`
     of what was traced: when it began to wait, was executed (0: never) and was answered, in monotonic nanoseconds.
+    `refused`: the request was not even let wait.
     """
 
     id: int
@@ -80,6 +81,7 @@ class Respond(msgspec.Struct, array_like=True, tag="respond"):
     error: str = ""
     message: str = ""
     times: tuple[int, ...] = ()
+    refused: bool = False
 
 
 class Control(msgspec.Struct, array_like=True, tag="control"):

@@ -97,7 +97,7 @@ class HostResponses:
         if respond.error:
             error = InferenceError(respond.message, _CODES.get(respond.error, Code.INTERNAL))
         outputs = tensors(respond.outputs, payload) if respond.outputs else []
-        response = InferResponse(outputs, respond.parameters, error, respond.final)
+        response = InferResponse(outputs, respond.parameters, error, respond.final, respond.refused)
         if respond.times and self.origin.trace is not None:
             self.origin.trace.worked(*respond.times)
         if (listener := self._listener) is not None:

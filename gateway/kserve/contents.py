@@ -62,6 +62,12 @@ def typed(model: str, tensor: Any) -> bytes:
     data = b""
     for field, _ in contents.ListFields():
         kind, datatypes = _KINDS[field.name]
+        if data:
+            raise InferenceError(
+                f"unexpected explicit tensor data for input tensor '{tensor.name}' for model '{model}', "
+                "binary data was already supplied.",
+                Code.INVALID_ARG,
+            )
         if datatype not in datatypes:
             expected = datatype if datatype in ELEMENT_BYTES else _INVALID_DATATYPE
             raise InferenceError(

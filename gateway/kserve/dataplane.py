@@ -173,8 +173,8 @@ class DataPlane:
 
         Raises `InferenceError` where the one asked for is not there, `Unavailable` where it does not answer.
         """
+        number = _number(version)
         if name:
-            number = _number(version)
             versions = self._usable_versions(name) if self._may_see(name, tenant) else []
             if not versions:
                 raise InferenceError(f"requested model '{name}' is not available", Code.INVALID_ARG)
@@ -290,7 +290,7 @@ def _number(version: str) -> int | None:
         return None
     digits = _DIGITS.match(version)  # what follows them is not looked at
     number = int(digits[1]) if digits is not None else _HIGHEST_VERSION + 1
-    if not -_HIGHEST_VERSION <= number <= _HIGHEST_VERSION:
+    if not ~_HIGHEST_VERSION <= number <= _HIGHEST_VERSION:
         raise InferenceError(
             f"failed to get model version from specified version string '{version}' (details: stol), version should be "
             "an integral value > 0",

@@ -72,7 +72,6 @@ class Inference:
                 served.config.name,
                 str(served.config.version),
                 translated.request.id,
-                translated.wanted,
                 streams=False,
             )
             return [answer.SerializeToString(), *contents.raw_outputs(rest)]
@@ -133,7 +132,7 @@ class Inference:
                 await stream.relay(served, translated, responses, record)
         except ServingError as error:
             if is_begun:
-                await stream.fail(served.config.name, message.id, error)
+                await stream.fail(served.config.name, message.model_version, message.id, error)
             else:
                 await stream.refuse(message.id, error)
         finally:
@@ -190,7 +189,7 @@ class _Stream:
         try:
             await self.relay(served, translated, responses)
         except ServingError as error:
-            await self.fail(served.config.name, translated.request.id, error)
+            await self.fail(served.config.name, translated.version, translated.request.id, error)
         finally:
             self.open.discard(responses)
             self.room.release()
@@ -205,21 +204,23 @@ class _Stream:
             async for response in responses:
                 if record is not None:
                     record.chunk()
-                if response.error is not None:
-                    await self.fail(name, request_id, response.error)
+                if response.error is not None and response.is_refusal:
+                    await self.refuse(request_id, response.error)
+                elif response.error is not None:
+                    await self.fail(name, translated.version, request_id, response.error)
                 elif response.outputs or not served.is_decoupled:
-                    message = messages.write(response, name, version, request_id, translated.wanted, streams=True)
+                    message = messages.write(response, name, version, request_id, streams=True)
                     await self._write(*message)
                 elif response.final and translated.ends_explicitly:
-                    await self._write(messages.write_end(name, request_id), [])
+                    await self._write(messages.write_end(name, translated.version, request_id), [])
         finally:
             await responses.aclose()
             translated.traced.end()
 
-    async def fail(self, name: str, id: str, error: ServingError) -> None:
+    async def fail(self, name: str, version: str, id: str, error: ServingError) -> None:
         if self._ends_on_error:
             raise error
-        await self._write(messages.write_end(name, id), [], error)
+        await self._write(messages.write_end(name, version, id), [], error)
 
     async def _write(self, message: Any, rest: list[Buffer], error: ServingError | None = None) -> None:
         if rest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from backends.protobuf import service_pb2 as pb
 from backends.tensors import ELEMENT_BYTES, Buffer, Tensor
 from gateway.kserve import contents
 from gateway.kserve.dataplane import Wanted
+from gateway.kserve.parameters import sequence_name
 from gateway.kserve.shared_memory import Regions
 from gateway.kserve.traces import UNTRACED, Traced
 
@@ -19,13 +20,19 @@ _RESERVED = "triton_"
 _WITH_FINAL = "triton_enable_empty_final_response"
 _FINAL = "triton_final_response"
 _REGION, _SIZE, _OFFSET = "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"
+_NUMBERS = 2**64
+"""Triton takes sequences' ids, and places in shared memory, without a sign: below 0 are the largest ones."""
 
 
 @dataclass(slots=True)
 class Translated:
-    """A request as the data plane takes it. `ends_explicitly`: an empty response is to mark the end of a stream."""
+    """A request as the data plane takes it. `ends_explicitly`: an empty response is to mark the end of a stream.
+
+    `version` is as the client wrote it, which is how responses without outputs tell it.
+    """
 
     request: InferRequest
+    version: str = ""
     wanted: list[Wanted] = field(default_factory=list)
     ends_explicitly: bool = False
     traced: Traced = UNTRACED
@@ -33,14 +40,49 @@ class Translated:
 
 def read(message: Any, raw: list[Buffer], regions: Regions) -> Translated:
     """An inference from its message and the raw contents of it. Raises `InferenceError` for what cannot be read."""
-    model = message.model_name
-    request = InferRequest(model, [], id=message.id)
-    translated = Translated(request)
+    request = InferRequest(message.model_name, [], id=message.id)
+    translated = Translated(request, message.model_version)
     if message.parameters:
         _read_parameters(message.parameters, translated)
-    if message.outputs:
-        translated.wanted = [_wanted(output, regions) for output in message.outputs]
-    inputs, taken = request.inputs, 0
+    try:
+        _read_inputs(message, raw, request.inputs, regions)
+        if message.outputs:
+            translated.wanted = [_wanted(output, regions) for output in message.outputs]
+    except InferenceError:
+        _check_names(message)
+        raise
+    return translated
+
+
+def write(response: InferResponse, model: str, version: str, id: str, *, streams: bool) -> tuple[Any, list[Buffer]]:
+    """A `ModelInferResponse`, and the raw contents that are to be written behind it, empty where they are in it.
+
+    On a stream it says whether it is the last one of its request.
+    """
+    outputs = response.outputs
+    message = pb.ModelInferResponse(model_name=model, model_version=version, id=id)
+    for tensor in outputs:
+        message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+    for key, value in response.parameters.items():
+        _write_parameter(message.parameters[key], value)
+    if streams:
+        message.parameters[_FINAL].bool_param = response.final
+    raw: list[Buffer] = [tensor.data for tensor in outputs]
+    if contents.is_small(raw):
+        message.raw_output_contents.extend([data if isinstance(data, bytes) else bytes(data) for data in raw])
+        return message, []
+    return message, raw
+
+
+def write_end(model: str, version: str, id: str) -> Any:
+    """The `ModelInferResponse` that stands for nothing but the end of a request's responses."""
+    message = pb.ModelInferResponse(model_name=model, model_version=version, id=id)
+    message.parameters[_FINAL].bool_param = True
+    return message
+
+
+def _read_inputs(message: Any, raw: list[Buffer], inputs: list[Tensor], regions: Regions) -> None:
+    model, taken = message.model_name, 0
     for tensor in message.inputs:
         parameters = tensor.parameters
         place = _place(tensor.name, parameters) if parameters else None
@@ -65,38 +107,16 @@ def read(message: Any, raw: list[Buffer], regions: Regions) -> Translated:
         inputs.append(
             Tensor(tensor.name, datatype if datatype in ELEMENT_BYTES else "<invalid>", tuple(tensor.shape), data)
         )
-    return translated
 
 
-def write(
-    response: InferResponse, model: str, version: str, id: str, wanted: Sequence[Wanted], *, streams: bool
-) -> tuple[Any, list[Buffer]]:
-    """A `ModelInferResponse`, and the raw contents that are to be written behind it, empty where they are in it.
-
-    On a stream it says whether it is the last one of its request.
-    """
-    outputs = response.outputs
-    message = pb.ModelInferResponse(model_name=model, model_version=version, id=id)
-    for tensor in outputs:
-        message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-    for key, value in response.parameters.items():
-        _write_parameter(message.parameters[key], value)
-    if streams:
-        message.parameters[_FINAL].bool_param = response.final
-    if wanted:
-        _tell_places(message.outputs, wanted)
-    raw: list[Buffer] = [tensor.data for tensor in outputs]
-    if contents.is_small(raw):
-        message.raw_output_contents.extend([data if isinstance(data, bytes) else bytes(data) for data in raw])
-        return message, []
-    return message, raw
-
-
-def write_end(model: str, id: str) -> Any:
-    """The `ModelInferResponse` that stands for nothing but the end of a request's responses."""
-    message = pb.ModelInferResponse(model_name=model, id=id)
-    message.parameters[_FINAL].bool_param = True
-    return message
+def _check_names(message: Any) -> None:
+    """An input's second appearance is told before anything about the contents of any."""
+    names = set()
+    for tensor in message.inputs:
+        if tensor.name in names:
+            request_id = message.id or "<id_unknown>"
+            raise _invalid(f"[request id: {request_id}] input '{tensor.name}' already exists in request")
+        names.add(tensor.name)
 
 
 def _read_parameters(parameters: Mapping[str, Any], translated: Translated) -> None:
@@ -105,17 +125,13 @@ def _read_parameters(parameters: Mapping[str, Any], translated: Translated) -> N
         kind = parameter.WhichOneof("parameter_choice")
         value: Scalar = getattr(parameter, kind) if kind else ""
         if key == "sequence_id":
-            if kind not in {"int64_param", "string_param"}:
-                raise _wrong_type(key, "int64_param or string_param")
-            request.sequence_id = value if isinstance(value, str) else int(value)
+            request.sequence_id = _sequence_id(kind, value)
         elif key in {"sequence_start", "sequence_end", _WITH_FINAL}:
             if kind != "bool_param":
                 raise _wrong_type(key, "bool_param")
             _set_flag(translated, key, is_on=bool(value))
         elif key == "priority":
-            if kind not in {"int64_param", "uint64_param"}:
-                raise _wrong_type(key, "int64_param or uint64_param")
-            request.priority = int(value)
+            request.priority = _priority(parameter)
         elif key == "timeout":
             if kind != "int64_param":
                 raise _wrong_type(key, "int64_param")
@@ -129,6 +145,24 @@ def _read_parameters(parameters: Mapping[str, Any], translated: Translated) -> N
             raise _wrong_type(key, "int64_param, bool_param, or string_param")
         else:
             request.parameters[key] = value
+
+
+def _sequence_id(kind: str | None, value: Scalar) -> int | str:
+    if kind == "int64_param":
+        return int(value) % _NUMBERS
+    if kind != "string_param":
+        raise _wrong_type("sequence_id", "int64_param or string_param")
+    return sequence_name(str(value))
+
+
+def _priority(parameter: Any) -> int:
+    kind = parameter.WhichOneof("parameter_choice")
+    if kind not in {"int64_param", "uint64_param"}:
+        raise _wrong_type("priority", "int64_param or uint64_param")
+    level: int = getattr(parameter, kind)
+    if level < 0:
+        raise _invalid("invalid value for 'priority', expected value >= 0.")
+    return level
 
 
 def _set_flag(translated: Translated, key: str, *, is_on: bool) -> None:
@@ -176,24 +210,13 @@ def _place(tensor: str, parameters: Mapping[str, Any]) -> tuple[str, int, int] |
     if _OFFSET in parameters:
         if parameters[_OFFSET].WhichOneof("parameter_choice") != "int64_param":
             raise _wrong_place(_OFFSET, tensor, "int64_param")
-        offset = parameters[_OFFSET].int64_param
+        offset = parameters[_OFFSET].int64_param % _NUMBERS
     if _SIZE not in parameters:
         raise _invalid(f"'{_SIZE}' must be specified along with '{_REGION}' parameter for tensor '{tensor}'")
     if parameters[_SIZE].WhichOneof("parameter_choice") != "int64_param":
         raise _wrong_place(_SIZE, tensor, "int64_param")
-    size = parameters[_SIZE].int64_param
+    size = parameters[_SIZE].int64_param % _NUMBERS
     return region.string_param, offset, size
-
-
-def _tell_places(outputs: Any, wanted: Sequence[Wanted]) -> None:
-    places = {each.name: each for each in wanted if each.region}
-    for output in outputs:
-        place = places.get(output.name)
-        if place is not None:
-            output.parameters[_REGION].string_param = place.region
-            output.parameters[_SIZE].int64_param = place.byte_size
-            if place.offset:
-                output.parameters[_OFFSET].int64_param = place.offset
 
 
 def _write_parameter(parameter: Any, value: Scalar) -> None:

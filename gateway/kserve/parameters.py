@@ -9,7 +9,7 @@ from backends.errors import Code, InferenceError
 from backends.model import InferRequest, Scalar, legible
 from gateway.kserve.members import as_boolean, as_string, as_unsigned, is_unsigned
 
-_CORRELATION_CHARACTERS = 128
+_CORRELATION_BYTES = 128
 
 
 def apply_parameters(request: InferRequest, parameters: Mapping[str, Any]) -> bool:
@@ -55,13 +55,17 @@ def own_parameter(name: str, value: Any) -> Scalar:
     return value
 
 
+def sequence_name(text: str) -> str:
+    """A sequence's id that is a text. Raises `InferenceError` for one that is too long."""
+    if len(text.encode("utf-8", "surrogatepass")) > _CORRELATION_BYTES:
+        raise InferenceError(
+            f"string correlation ID cannot be longer than {_CORRELATION_BYTES} characters", Code.UNSUPPORTED
+        )
+    return text
+
+
 def _correlation(value: Any, unable: str) -> int | str:
     """A sequence's id: a number, or else a text."""
     if is_unsigned(value):
         return int(value)
-    text = as_string(value, unable)
-    if len(text.encode("utf-8", "surrogatepass")) > _CORRELATION_CHARACTERS:
-        raise InferenceError(
-            f"string correlation ID cannot be longer than {_CORRELATION_CHARACTERS} characters", Code.UNSUPPORTED
-        )
-    return legible(text)
+    return legible(sequence_name(as_string(value, unable)))

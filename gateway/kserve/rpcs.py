@@ -157,19 +157,20 @@ class Rpcs:
         return pb.CudaSharedMemoryUnregisterResponse()
 
     async def _index(self, request: Any, _tenant: Tenant) -> Any:
-        if request.repository_name:
-            raise InferenceError("'repository_name' specification is not supported", Code.UNSUPPORTED)
+        repository.check_unnamed(request.repository_name)
         answer = pb.RepositoryIndexResponse()
         for entry in await repository.index(self._plane, ready=request.ready):
             answer.models.add(name=entry.name, version=entry.version, state=entry.state, reason=entry.reason)
         return answer
 
     async def _load(self, request: Any, _tenant: Tenant) -> Any:
+        repository.check_unnamed(request.repository_name)
         parameters = {key: _load_parameter(key, value) for key, value in request.parameters.items()}
-        await repository.load(self._plane, request.model_name, parameters, repository=request.repository_name)
+        await repository.load(self._plane, request.model_name, parameters)
         return pb.RepositoryModelLoadResponse()
 
     async def _unload(self, request: Any, _tenant: Tenant) -> Any:
+        repository.check_unnamed(request.repository_name)
         dependents = False
         if "unload_dependents" in request.parameters:
             parameter = request.parameters["unload_dependents"]
@@ -178,9 +179,7 @@ class Rpcs:
                     "invalid value type for 'unload_dependents' parameter, expected bool_param.", Code.INVALID_ARG
                 )
             dependents = parameter.bool_param
-        await repository.unload(
-            self._plane, request.model_name, dependents=dependents, repository=request.repository_name
-        )
+        await repository.unload(self._plane, request.model_name, dependents=dependents)
         return pb.RepositoryModelUnloadResponse()
 
     async def _traces(self, request: Any, tenant: Tenant) -> Any:

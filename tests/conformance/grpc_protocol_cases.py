@@ -56,6 +56,10 @@ def _errors() -> Iterator[Call]:
     yield call("an unknown input", named)
     twice = infer("simple", ("INPUT0", "INT32", (1, 16), RAMP), ("INPUT0", "INT32", (1, 16), ONES))
     yield call("an input given twice", twice)
+    bare = infer("simple", ("INPUT0", "INT32", (1, 16), RAMP), ("INPUT0", "INT32", (1, 16), None))
+    yield call("an input given twice, once without contents", bare)
+    elsewhere = infer("simple", ("INPUT0", "INT32", (1, 16), RAMP), ("NOPE", "INT32", (2, 16), ONES * 2))
+    yield call("an unknown input of another batch", elsewhere)
     wrong = infer("simple", ("INPUT0", "FP32", (1, 16), RAMP), ("INPUT1", "INT32", (1, 16), ONES))
     yield call("an input of another type", wrong)
     sizes = infer("simple", ("INPUT0", "INT32", (1, 16), RAMP), ("INPUT1", "INT32", (2, 16), ONES * 2))
@@ -86,6 +90,9 @@ def _shared_memory() -> Iterator[Call]:
         request = addsub()
         set_parameters(request.inputs[0].parameters, parameters)
         yield call(f"an input in shared memory with raw contents: {text}", request)
+    wrong = infer("simple", ("INPUT0", "INT32", (1, 16), RAMP), ("INPUT1", "INT32", (1, 16), None))
+    set_parameters(wrong.outputs.add(name="OUTPUT0").parameters, {"shared_memory_offset": 4})
+    yield call("an output's place that is wrong, and an input without contents", wrong)
     both = addsub()
     both.outputs.add(name="OUTPUT0")
     set_parameters(
@@ -137,6 +144,12 @@ def _repository() -> Iterator[Call]:
     yield Call("unloading with an unknown parameter", "RepositoryModelUnload", [other], {})
     elsewhere = messages.RepositoryModelUnloadRequest(repository_name="foo", model_name="simple")
     yield Call("unloading from a named repository", "RepositoryModelUnload", [elsewhere], {})
+    refused = messages.RepositoryModelUnloadRequest(repository_name="foo", model_name="simple")
+    refused.parameters["unload_dependents"].int64_param = 1
+    yield Call("unloading from a named repository with a wrong parameter", "RepositoryModelUnload", [refused], {})
+    loaded = messages.RepositoryModelLoadRequest(repository_name="foo", model_name="simple")
+    loaded.parameters["whatever"].string_param = "{}"
+    yield Call("loading from a named repository with an unknown parameter", "RepositoryModelLoad", [loaded], {})
 
 
 def _settings() -> Iterator[Call]:
@@ -165,7 +178,7 @@ def _settings() -> Iterator[Call]:
 
 
 def _statistics() -> Iterator[Call]:
-    for name, version in (("simple", "9"), ("simple", "abc"), ("broken_init", ""), ("nope", "1")):
+    for name, version in (("simple", "9"), ("simple", "abc"), ("broken_init", ""), ("nope", "1"), ("", "abc")):
         request = messages.ModelStatisticsRequest(name=name, version=version)
         yield Call(f"statistics of {name!r} of version {version!r}", "ModelStatistics", [request], {})
 
@@ -182,6 +195,8 @@ def _streams() -> Iterator[Call]:
     yield stream("a model's error on a stream", infer("fail_exec", ("INPUT0", "FP32", (1, 4), floats(5)), id="m"))
     failing = infer("fail_exec", ("INPUT0", "FP32", (1, 4), floats(5, 0, 0, 0)), id="m")
     yield stream("a model's own error on a stream", failing, addsub(id="after"))
+    versioned = infer("fail_exec", ("INPUT0", "FP32", (1, 4), floats(5, 0, 0, 0)), id="m", model_version="01")
+    yield stream("a model's error on a stream, of a version", versioned)
     bad = addsub(id="p")
     bad.parameters["priority"].string_param = "x"
     yield stream("a wrong parameter on a stream", bad)
@@ -231,6 +246,8 @@ def _sequences() -> Iterator[Call]:
         step(2, sequence_id=80),
         step(3, sequence_id=80, sequence_end=True),
     )
+    yield stream("a request of no sequence on a stream", step(1, sequence_id=81))
+    yield call("a request of no sequence whose id is below zero", step(1, sequence_id=-1))
     ordinary = addsub()
     ordinary.parameters["sequence_id"].int64_param = 5
     ordinary.parameters["sequence_start"].bool_param = True
@@ -267,6 +284,9 @@ def _decoupled() -> Iterator[Call]:
         for final in (False, True):
             name = f"repeat_int32 of {values}{' with its end' if final else ''}"
             yield stream(name, repeat(*values, final=final))
+    versioned = repeat(1, final=True)
+    versioned.model_version = "1x"
+    yield stream("repeat_int32 with its end, of a version", versioned)
     wanted = repeat(4, 5)
     wanted.outputs.add(name="IDX")
     yield stream("one output of repeat_int32", wanted)

@@ -18,6 +18,7 @@ from tests.conformance.grpc_requests import (
     identity,
     infer,
     ints,
+    set_parameters,
     strings,
 )
 
@@ -104,7 +105,9 @@ def _simple() -> Iterator[Call]:
     yield call("simple with an id beyond ASCII", addsub(id="zwölf ☃"))
     yield call("simple of eight rows", addsub(rows=8))
     yield call("simple of nine rows", addsub(rows=9))
-    for version in ("1", "01", "+1", " 1", "1x", "-1", "0", "2", "abc", "99999999999999999999", "1.5", ""):
+    for version in (
+        "1", "01", "+1", " 1", "1x", "-1", "0", "2", "abc", "99999999999999999999", "1.5", "", str(-(2**63)),
+    ):  # fmt: skip
         yield call(f"simple of version {version!r}", addsub(model_version=version))
     for name in ("versioned_all", "versioned_latest", "versioned_specific", "versioned_default"):
         for version in ("", "1", "2", "3"):
@@ -121,13 +124,16 @@ def _shapes() -> Iterator[Call]:
         (0, 16): b"",
         (-1, 16): RAMP,
         (1, -16): RAMP,
+        (-2, 16): RAMP,
+        (1, 16, -1): RAMP,
+        (-1, -1, 3): RAMP,
         (): ints(1),
     }.items():
         request = infer("simple", ("INPUT0", "INT32", shape, data), ("INPUT1", "INT32", (1, 16), ONES))
         yield call(f"simple with INPUT0 of {shape}", request)
         both = infer("simple", ("INPUT0", "INT32", shape, data), ("INPUT1", "INT32", shape, data))
         yield call(f"simple with both of {shape}", both)
-    for shape in ((2, 2), (0, 2), (2, 0), (1, 1), (4,), (1, 2, 2), (), (-1, 2), (2, -1)):
+    for shape in ((2, 2), (0, 2), (2, 0), (1, 1), (4,), (1, 2, 2), (), (-1, 2), (2, -1), (-1,), (-16, -16), (-2, 2)):
         data = ints(*range(4))[: 4 * max(0, _product(shape))]
         yield call(f"identity_nobatch of {shape}", infer("identity_nobatch", ("INPUT0", "INT32", shape, data)))
     for shape in ((1, 0), (1, 1), (1, 5), (8, 3), (5,)):
@@ -169,6 +175,10 @@ def _contents() -> Iterator[Call]:
     two_kinds.inputs[0].contents.fp32_contents.extend([1, 2])
     two_kinds.inputs[0].contents.int_contents.extend([1, 2])
     yield call("typed contents of two kinds", two_kinds)
+    second = infer("identity_nobatch", ("INPUT0", "INT32", (1, 2), None))
+    second.inputs[0].contents.int_contents.extend([1, 2])
+    second.inputs[0].contents.fp64_contents.append(1)
+    yield call("typed contents of the right kind and of another", second)
     unused = infer("identity_fp32", ("INPUT0", "FP32", (1, 2), b""))
     yield call("raw contents that are empty", unused)
     for name, data in {
@@ -177,12 +187,16 @@ def _contents() -> Iterator[Call]:
         "two": strings(b"a", b"b"),
         "cut in its length": b"\1\0",
         "cut in its text": b"\5\0\0\0ab",
+        "and another one that is cut": strings(b"a") + b"\5\0\0\0ab",
+        "and the length of another one": strings(b"a") + b"\5\0\0\0",
         "with bytes left over": strings(b"a") + b"\0",
         "of zero bytes": strings(b""),
         "binary": strings(bytes(range(256))),
         "with a huge length": b"\xff\xff\xff\xff",
     }.items():
         yield call(f"bytes, {name}", infer("identity_bytes", ("INPUT0", "BYTES", (1, 1), data)))
+    few = infer("identity_bytes", ("INPUT0", "BYTES", (1, 3), strings(b"a") + b"\5\0\0\0ab"))
+    yield call("bytes, too few and the last one cut", few)
     texts = infer("identity_bytes", ("INPUT0", "BYTES", (1, 2), None))
     texts.inputs[0].contents.bytes_contents.extend([b"one", b"\xff\0"])
     yield call("bytes, typed", texts)
@@ -190,7 +204,15 @@ def _contents() -> Iterator[Call]:
 
 
 def _outputs() -> Iterator[Call]:
-    for names in (("OUTPUT1",), ("OUTPUT1", "OUTPUT0"), ("OUTPUT0", "OUTPUT0"), ("NOPE",), ("OUTPUT0", "NOPE"), ("",)):
+    for names in (
+        ("OUTPUT1",),
+        ("OUTPUT1", "OUTPUT0"),
+        ("OUTPUT0", "OUTPUT0"),
+        ("NOPE",),
+        ("OUTPUT0", "NOPE"),
+        ("",),
+        ("Y", "X"),
+    ):
         request = addsub()
         for name in names:
             request.outputs.add(name=name)
@@ -215,6 +237,10 @@ def _parameters() -> Iterator[Call]:
         request = infer("params_echo", ("X", "INT32", (1,), ints(1)), id="p")
         setattr(request.parameters["key"], kind, value)
         yield call(f"a parameter of {kind}", request)
+    for key, value in (("priority", -1), ("sequence_id", -5), ("sequence_id", "z" * 128), ("sequence_id", "z" * 129)):
+        request = infer("params_echo", ("X", "INT32", (1,), ints(1)))
+        set_parameters(request.parameters, {key: value})
+        yield call(f"the parameter {key} as {value!r}", request)
     none = infer("params_echo", ("X", "INT32", (1,), ints(1)))
     none.parameters["key"].SetInParent()
     yield call("a parameter without a value", none)

@@ -145,11 +145,13 @@ async def _same(request: InferRequest) -> AsyncIterator[InferResponse]:
 
 async def _accumulate(request: InferRequest) -> AsyncIterator[InferResponse]:
     if not request.sequence_start:
-        raise InferenceError(
+        error = InferenceError(
             f"inference request for sequence {request.sequence_id} to model 'seq_accumulate' must specify the START "
             "flag on the first request of the sequence",
             Code.INVALID_ARG,
         )
+        yield InferResponse(error=error, is_refusal=True)
+        return
     tensor = request.inputs[0]
     yield InferResponse([Tensor("OUTPUT", "INT32", tensor.shape, tensor.data)])
 

@@ -323,7 +323,8 @@ class Executor:
         """Answer a request that no instance has, or has any more. What never waited is not counted, as in Triton."""
         if reason is not None:
             self.counters.failed(request.entry, time.monotonic_ns(), reason)
-        self._answer(request, Respond(0, error=error.status, message=error.message), _NOTHING)
+        respond = Respond(0, error=error.status, message=error.message, refused=reason is None)
+        self._answer(request, respond, _NOTHING)
 
     def _answer(self, request: Request, respond: Respond, payload: Buffer) -> None:
         ordering = self._scheduler.ordering

@@ -1,8 +1,10 @@
-"""A gRPC server in the test's own loop."""
+"""A gRPC server in the test's own loop; shared memory that clients may register."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -13,3 +15,12 @@ from tests.gateway.kserve.grpc_server import Served, grpc_served
 async def served() -> AsyncIterator[Served]:
     async with grpc_served() as server:
         yield server
+
+
+@pytest.fixture
+def key() -> Iterator[str]:
+    """What 8 KiB of shared memory are called."""
+    file = Path(f"/dev/shm/tritium-{uuid4().hex}")
+    file.write_bytes(bytes(range(256)) * 32)
+    yield f"/{file.name}"
+    file.unlink(missing_ok=True)

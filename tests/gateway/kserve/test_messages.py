@@ -41,10 +41,25 @@ def test_large_raw_contents_are_views_of_the_message_they_came_in():
     assert raw[0].obj is body
 
 
+@pytest.mark.parametrize("place", [{"shared_memory_offset": -1}, {"shared_memory_byte_size": -1}])
+def test_no_tensor_lies_below_the_start_of_its_region(key, place):
+    regions = Regions()
+    regions.register("r", key, 0, 512)
+    for side in ("inputs", "outputs"):
+        request = pb.ModelInferRequest(model_name="m")
+        tensor = getattr(request, side).add(name="A")
+        tensor.parameters["shared_memory_region"].string_param = "r"
+        for name, number in {"shared_memory_byte_size": 4, **place}.items():
+            tensor.parameters[name].int64_param = number
+        with pytest.raises(InferenceError, match="Invalid offset"):
+            messages.read(request, [], regions)
+    regions.close()
+
+
 def test_large_outputs_are_handed_on_as_they_are():
     data = memoryview(bytes(1_000_000))
     response = InferResponse([Tensor("A", "UINT8", (1_000_000,), data), Tensor("B", "UINT8", (1,), b"x")])
-    message, raw = messages.write(response, "m", "1", "", (), streams=False)
+    message, raw = messages.write(response, "m", "1", "", streams=False)
     parts = contents.raw_outputs(raw)
     assert data in parts
     whole = pb.ModelInferResponse.FromString(message.SerializeToString() + b"".join(parts))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
@@ -14,14 +12,6 @@ from gateway.kserve.shared_memory import Regions
 from gateway.kserve.shared_state import SharedState
 
 PAGE = 4096
-
-
-@pytest.fixture
-def key() -> Iterator[str]:
-    file = Path(f"/dev/shm/tritium-{uuid4().hex}")
-    file.write_bytes(bytes(range(256)) * 32)
-    yield f"/{file.name}"
-    file.unlink(missing_ok=True)
 
 
 def refusal(code: Code, *arguments: object) -> str:
