@@ -215,7 +215,7 @@ class Signature:
             self._check_texts(request, tensor, count)
         elif tensor.size_bytes != count * slot.element_bytes:
             raise self._wrong_size(slot.name, count * slot.element_bytes, tensor.size_bytes, request.id)
-        if min(tensor.shape, default=0) < 0 or (self.is_batched and not batch and tensor.size_bytes):
+        if min(tensor.shape, default=0) < 0 or (self.is_batched and not tensor.shape[0] and tensor.size_bytes):
             raise self._wrong_shape(request, tensor, slot)
 
     def _wrong_shape(self, request: InferRequest, tensor: Tensor, slot: _Slot) -> InferenceError:

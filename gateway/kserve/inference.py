@@ -5,24 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from backends.errors import Code, InferenceError, ServingError
 from backends.model import InferResponse, Responses
-from backends.protobuf import service_pb2 as pb
 from backends.tensors import Buffer
 from gateway.kserve import contents, messages
 from gateway.kserve.call import Call
 from gateway.kserve.dataplane import DataPlane, Served
 from gateway.kserve.messages import Translated
+from gateway.kserve.outlets import Outlet, Outlets
 from gateway.kserve.permits import accounted, is_accounted
 from gateway.plane import Plane
 from gateway.telemetry import Exchange
 from gateway.tenants import Tenant
 
-_INFER_RESPONSE_TAG = b"\x12"  # ModelStreamInferResponse.infer_response: field 2, length-delimited
 # Of one stream: more are read once some of these are answered, so that a client cannot fill the memory by not reading.
 _MOST_UNDER_WAY = 1024
 
@@ -82,7 +82,8 @@ class Inference:
     async def stream(self, call: Call) -> None:
         """Answer each request of a stream as its responses come; return once all are answered.
 
-        Errors stand in the stream; those of a model end it where the client asks for that (`triton_grpc_error`).
+        What models answer that give one response each comes in the order of their requests, as in Triton. Errors stand
+        in the stream; those of a model end it where the client asks for that (`triton_grpc_error`).
         Leaving it, by whatever exception, cancels what is under way.
         """
         tenant = await self._admit(call)
@@ -91,50 +92,52 @@ class Inference:
             async with asyncio.TaskGroup() as answering:
                 while (body := await call.read()) is not None:
                     await stream.room.acquire()
-                    request_id = ""
+                    request_id, outlet = "", None
                     try:
                         message, raw = parse(body)
                         request_id = message.id
                         served = self._dataplane.find(message.model_name, message.model_version, tenant)
+                        outlet = stream.outlets.at_once() if served.is_decoupled else stream.outlets.in_turn()
                         if is_accounted(served, tenant):
-                            text = _text(body, served)
-                            answering.create_task(self._account(stream, message, raw, served, call, tenant, text))
+                            asked = _Asked(message, raw, served, outlet, _text(body, served))
+                            answering.create_task(self._account(stream, asked, call, tenant))
                             continue
                         translated, responses = self._begin(message, raw, served, call, tenant)
                     except ServingError as error:
-                        stream.room.release()
-                        await stream.refuse(request_id, error)
+                        answering.create_task(stream.refuse(outlet or stream.outlets.in_turn(), request_id, error))
                     else:
                         stream.open.add(responses)
-                        answering.create_task(stream.answer(served, translated, responses))
+                        answering.create_task(stream.answer(outlet, served, translated, responses))
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from failed
         finally:
             for responses in tuple(stream.open):  # of tasks that were cancelled before they began
                 await responses.aclose()
 
-    async def _account(
-        self, stream: _Stream, message: Any, raw: list[Buffer], served: Served, call: Call, tenant: Tenant, text: bytes
-    ) -> None:
+    async def _account(self, stream: _Stream, asked: _Asked, call: Call, tenant: Tenant) -> None:
         """A request of a stream that is somebody's, or waits for a permit; those of sequences keep their order."""
+        message, raw, served, outlet = asked.message, asked.raw, asked.served, asked.outlet
         is_begun = False
         try:
-            async with AsyncExitStack() as stack:
-                entering = accounted(self._plane, tenant, served, call, text, stream=True)
-                if served.config.sequence_batching is None:
-                    record = await stack.enter_async_context(entering)
-                    translated, responses = self._begin(message, raw, served, call, tenant)
-                else:
-                    async with stream.order:
+            try:
+                async with AsyncExitStack() as stack:
+                    entering = accounted(self._plane, tenant, served, call, asked.text, stream=True)
+                    if served.config.sequence_batching is None:
                         record = await stack.enter_async_context(entering)
                         translated, responses = self._begin(message, raw, served, call, tenant)
-                is_begun = True
-                await stream.relay(served, translated, responses, record)
-        except ServingError as error:
-            if is_begun:
-                await stream.fail(served.config.name, message.model_version, message.id, error)
-            else:
-                await stream.refuse(message.id, error)
+                    else:
+                        async with stream.order:
+                            record = await stack.enter_async_context(entering)
+                            translated, responses = self._begin(message, raw, served, call, tenant)
+                    is_begun = True
+                    await _relay(outlet, served, translated, responses, record)
+            except ServingError as error:
+                if is_begun:
+                    await outlet.fail(served.config.name, message.model_version, message.id, error)
+                else:
+                    await outlet.refuse(message.id, error)
+            # Without the permit by now: whoever waits for it may be whose turn comes first.
+            await outlet.close()
         finally:
             stream.room.release()
 
@@ -166,6 +169,17 @@ def _text(body: Buffer, served: Served) -> bytes:
     return bytes(body) if served.model.capabilities else b""
 
 
+@dataclass(slots=True)
+class _Asked:
+    """A request of a stream that is to be accounted for; `text` is what its cost is estimated from."""
+
+    message: Any
+    raw: list[Buffer]
+    served: Served
+    outlet: Outlet
+    text: bytes
+
+
 class _Stream:
     """The requests of one stream that are under way: `room` for more of them, the `open` responses.
 
@@ -176,61 +190,47 @@ class _Stream:
         self.room = asyncio.Semaphore(_MOST_UNDER_WAY)
         self.open: set[Responses] = set()
         self.order = asyncio.Lock()
-        self._call = call
-        self._ends_on_error = call.metadata.get("triton_grpc_error") == "true"
-        self._turn = asyncio.Lock()
+        self.outlets = Outlets(call)
 
-    async def refuse(self, id: str, error: ServingError) -> None:
+    async def refuse(self, outlet: Outlet, id: str, error: ServingError) -> None:
         """A request that was not begun."""
-        await self._write(pb.ModelInferResponse(id=id), [], error)
+        try:
+            await outlet.refuse(id, error)
+            await outlet.close()
+        finally:
+            self.room.release()
 
-    async def answer(self, served: Served, translated: Translated, responses: Responses) -> None:
+    async def answer(self, outlet: Outlet, served: Served, translated: Translated, responses: Responses) -> None:
         """Write the responses of one request as they come."""
         try:
-            await self.relay(served, translated, responses)
-        except ServingError as error:
-            await self.fail(served.config.name, translated.version, translated.request.id, error)
+            try:
+                await _relay(outlet, served, translated, responses)
+            except ServingError as error:
+                await outlet.fail(served.config.name, translated.version, translated.request.id, error)
+            await outlet.close()
         finally:
             self.open.discard(responses)
             self.room.release()
 
-    async def relay(
-        self, served: Served, translated: Translated, responses: Responses, record: Exchange | None = None
-    ) -> None:
-        """As `answer`, with the marks of its record. Raises `ServingError` where the responses break off."""
-        name, version = served.config.name, str(served.config.version)
-        request_id = translated.request.id
-        try:
-            async for response in responses:
-                if record is not None:
-                    record.chunk()
-                if response.error is not None and response.is_refusal:
-                    await self.refuse(request_id, response.error)
-                elif response.error is not None:
-                    await self.fail(name, translated.version, request_id, response.error)
-                elif response.outputs or not served.is_decoupled:
-                    message = messages.write(response, name, version, request_id, streams=True)
-                    await self._write(*message)
-                elif response.final and translated.ends_explicitly:
-                    await self._write(messages.write_end(name, translated.version, request_id), [])
-        finally:
-            await responses.aclose()
-            translated.traced.end()
 
-    async def fail(self, name: str, version: str, id: str, error: ServingError) -> None:
-        if self._ends_on_error:
-            raise error
-        await self._write(messages.write_end(name, version, id), [], error)
-
-    async def _write(self, message: Any, rest: list[Buffer], error: ServingError | None = None) -> None:
-        if rest:
-            head, tail = message.SerializeToString(), contents.raw_outputs(rest)
-            size = len(head) + sum(map(len, tail))
-            parts = [_INFER_RESPONSE_TAG + contents.varint(size) + head, *tail]
-        else:
-            whole = pb.ModelStreamInferResponse(infer_response=message)
-            if error is not None:
-                whole.error_message = error.message
-            parts = [whole.SerializeToString()]
-        async with self._turn:
-            await self._call.write(parts)
+async def _relay(
+    outlet: Outlet, served: Served, translated: Translated, responses: Responses, record: Exchange | None = None
+) -> None:
+    """Write responses, with the marks of their record. Raises `ServingError` where they break off."""
+    name, version = served.config.name, str(served.config.version)
+    request_id = translated.request.id
+    try:
+        async for response in responses:
+            if record is not None:
+                record.chunk()
+            if response.error is not None and response.is_refusal:
+                await outlet.refuse(request_id, response.error)
+            elif response.error is not None:
+                await outlet.fail(name, translated.version, request_id, response.error)
+            elif response.outputs or not served.is_decoupled:
+                await outlet.write(*messages.write(response, name, version, request_id, streams=True))
+            elif response.final and translated.ends_explicitly:
+                await outlet.write(messages.write_end(name, translated.version, request_id), [])
+    finally:
+        await responses.aclose()
+        translated.traced.end()

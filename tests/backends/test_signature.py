@@ -95,6 +95,12 @@ def test_no_batch_is_below_zero_or_has_more_than_it_declares(shape: tuple[int, .
     assert words in refusal(signature(Input("A", "TYPE_INT32", (4,))), numbers(shape=shape, data=data))
 
 
+def test_no_input_has_fewer_rows_than_the_others() -> None:
+    none = numbers("B", (0, 4))
+    assert "Expected [-1,4], got [0,4]" in refusal(signature(), numbers(), none)
+    assert "Expected [-1,4], got [0,4]" in refusal(signature(), numbers("A", (0, 4)), none)
+
+
 def test_no_dimension_is_below_zero_though_the_product_is_the_size() -> None:
     wide = signature(Input("A", "TYPE_INT32", (-1, -1)), batch=0)
     assert "Expected [-1,-1], got [-2,-2]" in refusal(wide, numbers(shape=(-2, -2)))

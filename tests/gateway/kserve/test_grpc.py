@@ -18,7 +18,8 @@ from backends.tensors import Tensor
 from gateway.auth import Keys
 from gateway.kserve import http2_frames as h2
 from gateway.settings import Settings
-from tests.conformance.grpc_requests import addsub
+from tests.conformance.grpc_requests import addsub, floats
+from tests.conformance.grpc_requests import infer as request_of
 from tests.gateway.kserve.grpc_server import DECOMPRESSED_BYTES, Served, grpc_served
 from tests.gateway.kserve.raw_http2 import Raw
 from tests.gateway.kserve.tensor_models import identity_request
@@ -32,6 +33,10 @@ def repeat(*values: int, id: str = "r") -> Any:
     request.inputs.add(name="IN", datatype="INT32", shape=(len(values),))
     request.raw_input_contents.append(struct.pack(f"<{len(values)}i", *values))
     return request
+
+
+def scalar(model: str, value: float, id: str = "n") -> Any:
+    return request_of(model, ("INPUT0", "FP32", (1,), floats(value)), id=id)
 
 
 @pytest.fixture
@@ -114,6 +119,22 @@ async def test_requests_of_a_stream_do_not_wait_for_each_other(channel: grpc.aio
     await call.write(repeat(7, id="goes").SerializeToString())
     assert pb.ModelStreamInferResponse.FromString(await call.read()).infer_response.id == "goes"
     call.cancel()
+
+
+async def test_answers_of_which_there_is_one_come_in_the_order_of_their_requests(
+    served: Served, channel: grpc.aio.Channel
+) -> None:
+    call = stream(channel)
+    await call.write(scalar("waiter", 0, id="hangs").SerializeToString())
+    await call.write(scalar("identity", 1, id="next").SerializeToString())
+    await call.write(addsub("nope", id="refused").SerializeToString())
+    await holds(lambda: served.models["identity"].ended == 1)
+    await call.write(repeat(7, id="decoupled").SerializeToString())
+    assert pb.ModelStreamInferResponse.FromString(await call.read()).infer_response.id == "decoupled"
+    call.cancel()
+    requests = [scalar("waiter", 1, id="a"), addsub("nope", id="b"), scalar("waiter", -1, id="c"), addsub(id="d")]
+    call = stream(channel, request_iterator=iter([each.SerializeToString() for each in requests]))
+    assert [answer.infer_response.id for answer in await answers(call)] == ["a", "b", "c", "d"]
 
 
 async def test_the_end_of_a_stream_waits_for_all_answers(channel: grpc.aio.Channel) -> None:

@@ -21,7 +21,7 @@ from tests.gateway.kserve.grpc_server import Served, grpc_served
 from tests.gateway.kserve.http_client import until
 from tests.gateway.kserve.raw_http2 import Raw
 from tests.gateway.kserve.tensor_models import identity_request
-from tests.gateway.kserve.test_grpc import SERVICE, answers, code, infer, repeat, stream, value
+from tests.gateway.kserve.test_grpc import SERVICE, answers, code, infer, repeat, scalar, stream, value
 
 KEY = (("authorization", "Bearer secret-a"),)
 
@@ -100,6 +100,21 @@ async def test_who_waits_for_a_permit_holds_up_nothing_else_of_its_stream(
     call.cancel()
     await until(lambda: (gate.running, gate.queued) == (0, 0))
     assert served.models["repeat"].ended == 1
+
+
+async def test_whose_turn_has_not_come_has_no_permit(served: Served, channel: grpc.aio.Channel) -> None:
+    waiter, simple = (served.plane.registry.find(name).gate for name in ("waiter", "simple"))
+    waiter.resize(1)
+    simple.resize(1)
+    first = infer(channel, scalar("waiter", 0).SerializeToString())
+    await until(lambda: waiter.running == 1)
+    call = stream(channel)
+    await call.write(scalar("waiter", 1, id="queued").SerializeToString())
+    await call.write(addsub(id="done").SerializeToString())
+    await until(lambda: served.models["simple"].ended == 1 and simple.running == 0)
+    first.cancel()
+    await call.done_writing()
+    assert [answer.infer_response.id for answer in await answers(call)] == ["queued", "done"]
 
 
 async def test_a_full_queue_refuses_at_once(served: Served, channel: grpc.aio.Channel) -> None:
@@ -193,11 +208,10 @@ async def test_requests_of_sequences_are_begun_in_their_order(
         request.model_name, request.id = model, str(number)
         request.parameters["sequence_id"].int64_param = 1
         await call.write(request.SerializeToString())
-    assert pb.ModelStreamInferResponse.FromString(await call.read()).infer_response.id == "2"
+    await until(lambda: len(served.models["identity"].requests) == 1)
     quotas.is_answered.set()
     await call.done_writing()
-    while await call.read() is not grpc.aio.EOF:
-        pass
+    assert [answer.infer_response.id for answer in await answers(call)] == ["0", "1", "2"]
     assert [request.id for request in served.models["sequence"].requests] == ["0", "1"]
 
 
