@@ -108,8 +108,8 @@ class Overrides:
         folder = self._folder / str(self._next()) / name
         self._copies.setdefault(name, []).append(folder)
         for path, source in files.items():
-            file = (folder / path).resolve()
-            if not file.is_relative_to(folder.resolve()):
+            file = folder if "\0" in path else (folder / path).resolve()  # no file has such a name
+            if folder.resolve() not in file.parents:
                 raise InvalidRequest(f"Model {name!r}: the file {path!r} is not inside the model's folder.")
             try:
                 file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

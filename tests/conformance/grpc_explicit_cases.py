@@ -70,6 +70,7 @@ def explicit_cases() -> list[Call]:
         _load("identity_fp32", "with a configuration that is no JSON", config="{"),
         _load("identity_fp32", "with an empty configuration", config="{}"),
         _load("identity_fp32", "with files alone", files={"1/model.py": _MODEL}),
+        _load("identity_fp32", "with a file without a name", config=json.dumps(_CONFIG), files={"": _MODEL}),
         _load(
             "identity_fp32", "with a configuration and files", config=json.dumps(_CONFIG), files={"1/model.py": _MODEL}
         ),

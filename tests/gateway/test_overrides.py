@@ -95,7 +95,7 @@ def test_files_need_a_configuration_and_stay_in_their_folder(overrides: Override
     (tmp_path / "sent").touch()
     with pytest.raises(InvalidRequest, match="without a configuration"):
         overrides.find("fresh", Override(None, {"1/model.py": tmp_path / "sent"}))
-    for path in ("../../../escaped", "/tmp/escaped"):
+    for path in ("../../../escaped", "/tmp/escaped", "", "1/..", "a\0b"):
         with pytest.raises(InvalidRequest, match="not inside the model's folder"):
             overrides.find("fresh", Override('{"backend": "python"}', {path: tmp_path / "sent"}))
     for name in ("../escaped", "a/b", "..", ""):
