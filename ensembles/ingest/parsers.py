@@ -113,6 +113,8 @@ class Parsers:
         assert process.stdin is not None
         assert process.stdout is not None
         body = msgspec.msgpack.encode(order)
+        if process.returncode is not None:  # killed while it was started: uvloop refuses to write then
+            raise _DiedError(process.returncode)
         try:
             process.stdin.write(LENGTH.pack(len(body)) + body)
             await process.stdin.drain()

@@ -119,7 +119,9 @@ async def test_every_acknowledged_file_is_completed_once_though_any_process_is_k
             assert monotonic() - began_at < 90, counts
             await asyncio.sleep(0.2)
         print(f"{kills}, then {monotonic() - began_at:.1f} s after the last: {counts}")
-        statuses = {file.id: file.status async for file in client.vector_stores.files.list(store.id, limit=100)}
+        members = [file async for file in client.vector_stores.files.list(store.id, limit=100)]
+        print([file.last_error for file in members if file.last_error])
+        statuses = {file.id: file.status for file in members}
         assert {file_id: statuses.get(file_id) for file_id in files} == dict.fromkeys(files, "completed")
         for file_id, number in random.Random(1).sample(sorted(files.items()), 40):
             content = await client.vector_stores.files.content(file_id, vector_store_id=store.id)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from ensembles.ingest.faults import DocumentError
 from ensembles.ingest.messages import Limits, Piece, Reader
@@ -87,6 +88,29 @@ async def test_a_document_that_takes_for_ever_is_given_up(parse):
 
 async def test_a_process_that_somebody_kills_is_replaced(parse):
     assert [piece.text for piece in await parse("die once")] == ["die once"]
+
+
+def test_a_process_that_is_killed_while_it_is_started_is_replaced(tmp_path):
+    class Unlucky(Parsers):
+        kills = 1
+
+        async def _process(self):
+            process = await super()._process()
+            if self.kills:
+                self.kills -= 1
+                process.kill()
+                await process.wait()
+            return process
+
+    async def read() -> list[Piece]:
+        pool = Unlucky(1, Limits(wall_seconds=20), FAULTY)
+        path = tmp_path / "a.txt"
+        path.write_text("a boat")
+        pieces = await pool.parse(path, path.name, Reader(), Chunking())
+        await pool.close()
+        return pieces
+
+    assert [piece.text for piece in uvloop.run(read())] == ["a boat"]
 
 
 async def test_a_process_that_is_killed_again_and_again_is_given_up(parse):
