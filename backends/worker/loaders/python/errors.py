@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 from backends.errors import Code
+from backends.worker.loaders.python.arguments import text
 
 
 class ErrorCode(IntEnum):
@@ -18,6 +19,9 @@ class ErrorCode(IntEnum):
     UNSUPPORTED = 5
     ALREADY_EXISTS = 6
     CANCELLED = 7
+
+    __str__ = Enum.__str__
+    __format__ = Enum.__format__
 
 
 class TritonModelException(Exception):
@@ -39,7 +43,7 @@ class TritonError:
     __slots__ = ("_code", "_message")
 
     def __init__(self, message: str, code: ErrorCode = ErrorCode.INTERNAL) -> None:
-        self._message = message
+        self._message = text(message, "TritonError: message")
         self._code = ErrorCode(code)
 
     def message(self) -> str:

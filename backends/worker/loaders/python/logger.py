@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from enum import IntEnum
+from enum import Enum, IntEnum
 from pathlib import Path
 
 
@@ -15,6 +15,9 @@ class LogLevel(IntEnum):
     WARNING = 1
     ERROR = 2
     VERBOSE = 3
+
+    __str__ = Enum.__str__
+    __format__ = Enum.__format__
 
 
 class Logger:
@@ -27,33 +30,33 @@ class Logger:
     VERBOSE = LogLevel.VERBOSE
 
     @staticmethod
-    def log(message: str, level: IntEnum = LogLevel.INFO) -> None:
+    def log(message: str | bytes, level: IntEnum = LogLevel.INFO) -> None:
         _write(message, level)
 
     @staticmethod
-    def log_info(message: str) -> None:
+    def log_info(message: str | bytes) -> None:
         _write(message, LogLevel.INFO)
 
     @staticmethod
-    def log_warn(message: str) -> None:
+    def log_warn(message: str | bytes) -> None:
         _write(message, LogLevel.WARNING)
 
     @staticmethod
-    def log_error(message: str) -> None:
+    def log_error(message: str | bytes) -> None:
         _write(message, LogLevel.ERROR)
 
     @staticmethod
-    def log_verbose(message: str) -> None:
+    def log_verbose(message: str | bytes) -> None:
         _write(message, LogLevel.VERBOSE)
 
 
-def _write(message: str, level: IntEnum) -> None:
+def _write(message: str | bytes, level: IntEnum) -> None:
     if level is LogLevel.VERBOSE:
         return
     frame = sys._getframe(2)  # noqa: SLF001 - the line that logs
     now = time.time()
     stamp = time.strftime("%m%d %H:%M:%S", time.gmtime(now))
     place = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
-    text = json.dumps(message, ensure_ascii=False)
+    text = json.dumps(message.decode() if isinstance(message, bytes) else message, ensure_ascii=False)
     sys.stderr.write(f"{level.name[0]}{stamp}.{int(now % 1 * 1e6):06d} {os.getpid()} {place}] {text}\n")
     sys.stderr.flush()

@@ -7,21 +7,26 @@ import threading
 import weakref
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from enum import IntEnum
+from enum import Enum, IntEnum
 from itertools import pairwise
 from typing import Literal
 
 from backends.worker import messages
+from backends.worker.loaders.python.arguments import real, text
 from backends.worker.loaders.python.errors import TritonModelException
 from backends.worker.loaders.python.session import current
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
+_LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*\Z")
 
 
 class MetricKind(IntEnum):
     COUNTER = 0
     GAUGE = 1
     HISTOGRAM = 2
+
+    __str__ = Enum.__str__
+    __format__ = Enum.__format__
 
 
 class _Series:
@@ -91,6 +96,8 @@ class MetricFamily:
     def __init__(self, name: str, description: str, kind: MetricKind) -> None:
         if not isinstance(kind, MetricKind):
             raise TypeError(f"MetricFamily: kind must be COUNTER, GAUGE or HISTOGRAM of MetricFamily, not {kind!r}")
+        name = text(name, "MetricFamily: name")
+        description = text(description, "MetricFamily: description")
         session = current()
         self._metrics = session.metrics
         self.kind = kind
@@ -110,6 +117,7 @@ class MetricFamily:
                 raise TritonModelException("Failed to create metric. Missing required buckets.")
             if not isinstance(buckets, list):
                 raise TritonModelException("Failed to create metric. Buckets must be a list.")
+            buckets = [real(bound, "MetricFamily.Metric: bucket") for bound in buckets]
             if any(left >= right for left, right in pairwise(buckets)):
                 raise _failed("Error when creating Metric", "Bucket Boundaries must be strictly sorted")
         elif buckets is not None:
@@ -117,6 +125,9 @@ class MetricFamily:
         labels = labels or {}
         if any(not isinstance(text, str) for item in labels.items() for text in item):
             raise _failed("Error when creating Metric", "attempt to access JSON non-string as string")
+        labels = {text(name, "label"): text(value, "label") for name, value in labels.items()}
+        if not all(map(_LABEL.match, labels)):
+            raise _failed("Error when creating Metric", "Invalid label name")
         with self._metrics.lock:
             series = self._series.setdefault(tuple(sorted(labels.items())), _Series(buckets or ()))
             self._metrics.changed = True
@@ -134,6 +145,7 @@ class Metric:
 
     def increment(self, value: float) -> None:
         """Add to a counter (not less than nothing) or a gauge."""
+        value = real(value, "Metric.increment: value")
         self._check("increment metric", "Increment", MetricKind.COUNTER, MetricKind.GAUGE)
         if self._kind is MetricKind.COUNTER and value < 0:
             raise _failed(
@@ -146,13 +158,15 @@ class Metric:
 
     def set(self, value: float) -> None:
         """Set a gauge."""
+        value = real(value, "Metric.set: value")
         self._check("set metric", "Set", MetricKind.GAUGE)
         with self._metrics.lock:
-            self._series.value = float(value)
+            self._series.value = value
             self._metrics.changed = True
 
     def observe(self, value: float) -> None:
         """Count a value in a histogram."""
+        value = real(value, "Metric.observe: value")
         self._check("observe metric", "Observe", MetricKind.HISTOGRAM)
         series = self._series
         with self._metrics.lock:

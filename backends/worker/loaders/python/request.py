@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import Any
 
 from backends.worker.exchange import Answer, Request
 from backends.worker.loaders.python import calls
+from backends.worker.loaders.python.arguments import text, whole
 from backends.worker.loaders.python.errors import TritonModelException
 from backends.worker.loaders.python.response import InferenceResponse, checked_parameters
 from backends.worker.loaders.python.sender import InferenceResponseSender
@@ -26,6 +27,9 @@ RELEASE_RESCHEDULE = 2
 class MemoryType(IntEnum):
     TRITONSERVER_MEMORY_GPU = 0
     TRITONSERVER_MEMORY_CPU = 1
+
+    __str__ = Enum.__str__
+    __format__ = Enum.__format__
 
 
 class PreferredMemory:
@@ -69,27 +73,31 @@ class InferenceRequest:
         parameters: dict[str, Scalar] | None = None,
     ) -> None:
         del preferred_memory
-        if inputs is None or requested_output_names is None or not isinstance(model_name, str):
+        if inputs is None or requested_output_names is None or model_name is None:
             raise TypeError("InferenceRequest needs inputs, requested_output_names and model_name")
         if not isinstance(correlation_id, (int, str)):
             raise TritonModelException("Correlation ID must be integer or string")
+        request_id = text(request_id, "InferenceRequest: request_id")
+        model_name = text(model_name, "InferenceRequest: model_name")
         subject = f"for request with id '{request_id}' and model name '{model_name}' should not be empty."
         self._inputs = list(inputs)
         if None in self._inputs:
             raise TritonModelException(f"Input tensor {subject}")
-        names = list(requested_output_names)
+        if not all(isinstance(tensor, Tensor) for tensor in self._inputs):
+            raise TypeError("InferenceRequest: inputs must be Tensors")
+        names = [text(name, "InferenceRequest: requested_output_names") for name in requested_output_names]
         if "" in names:
             raise TritonModelException(f"Requested output name {subject}")
         self._head = Infer(
             0,
             model_name,
-            max(model_version, 0),
+            max(whole(model_version, "InferenceRequest: model_version"), 0),
             request_id,
             [],
             names,
             checked_parameters(parameters) if parameters is not None else {},
-            timeout_us=timeout,
-            sequence_id=correlation_id,
+            timeout_us=whole(timeout, "InferenceRequest: timeout"),
+            sequence_id=text(correlation_id, "") if isinstance(correlation_id, str) else int(correlation_id),
             traceparent=trace.traceparent if trace is not None else "",
         )
         self.set_flags(flags)

@@ -8,6 +8,7 @@ from typing import Any
 
 from backends.worker.exchange import Answer
 from backends.worker.frames import heads
+from backends.worker.loaders.python.arguments import text, whole
 from backends.worker.loaders.python.errors import TritonError, TritonModelException, status_of
 from backends.worker.loaders.python.tensor import Tensor
 from backends.worker.messages import Respond, Scalar
@@ -26,12 +27,13 @@ class InferenceResponse:
     ) -> None:
         if error is not None and not isinstance(error, TritonError):
             raise TypeError(f"InferenceResponse: error must be a TritonError, not {type(error)}")
-        for tensor in output_tensors:
+        # A copy: the model may fill its list anew for the next response.
+        self._outputs = tuple(output_tensors)
+        for tensor in self._outputs:
             if tensor is None:
                 raise TritonModelException("Output tensor for inference response should not be empty.")
             if not isinstance(tensor, Tensor):
                 raise TypeError(f"InferenceResponse: output_tensors must be Tensors, not {type(tensor)}")
-        self._outputs = output_tensors
         self._error = error
         self._parameters = checked_parameters(parameters) if parameters else {}
 
@@ -66,12 +68,17 @@ class InferenceResponse:
 
 
 def checked_parameters(parameters: dict[str, Scalar]) -> dict[str, Scalar]:
-    """Parameters that can be sent. Raises `TritonModelException` for anything but scalars by name."""
+    """Parameters as they are sent. Raises `TritonModelException` for anything but scalars by name."""
     if not isinstance(parameters, dict):
         raise TritonModelException(f"Expect parameters to be a dict, got {type(parameters)}")
+    checked: dict[str, Scalar] = {}
     for key, value in parameters.items():
         if not isinstance(key, str):
             raise TritonModelException(f"Expect parameters keys to have type str, found type {type(key)}")
         if not isinstance(value, (bool, int, str)):
             raise TritonModelException(f"Expect parameters values to have type bool/int/str, found type {type(value)}")
-    return dict(parameters)
+        if isinstance(value, bool):
+            checked[text(key, "parameter")] = value
+        else:
+            checked[text(key, "parameter")] = text(value, key) if isinstance(value, str) else whole(value, key)
+    return checked

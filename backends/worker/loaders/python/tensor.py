@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends import tensors
+from backends.worker.loaders.python.arguments import text
 from backends.worker.loaders.python.byte_strings import decode, encode
 from backends.worker.loaders.python.errors import TritonModelException
 
@@ -55,8 +56,10 @@ class Tensor:
     _data: tensors.Buffer | None
 
     def __init__(self, name: str, array: Array, /) -> None:
-        if type(name) is not str or not isinstance(array, np.ndarray):
-            raise TypeError(f"Tensor(name: str, array: numpy.ndarray), not ({type(name)}, {type(array)})")
+        if type(name) is not str:
+            name = text(name, "Tensor: name")
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"Tensor: array must be numpy.ndarray, not {type(array)}")
         if not name:
             raise TritonModelException("Tensor name cannot be an empty string.")
         datatype = _DATATYPES.get(array.dtype)
@@ -129,7 +132,7 @@ class Tensor:
         """A DLPack capsule over the same memory. Raises `TritonModelException` for BYTES."""
         return self.__dlpack__()
 
-    def __dlpack__(self, *, stream: Any = None, **_: Any) -> Any:
+    def __dlpack__(self, stream: Any = None, **_: Any) -> Any:
         del stream
         if self._datatype == "BYTES":
             raise TritonModelException("DLPack does not have support for string tensors.")

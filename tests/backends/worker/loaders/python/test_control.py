@@ -46,6 +46,14 @@ def test_failures_are_told_in_tritons_words(host, threads):
 
 
 @pytest.mark.usefixtures("host")
+def test_files_are_bytes_by_path():
+    with pytest.raises(TritonModelException, match=r"^failed to load model 'n', files should be a dictionary of file"):
+        load_model("n", files="file")
+    with pytest.raises(TypeError, match="must be bytes"):
+        load_model("n", files={"file:1/model.py": "text"})
+
+
+@pytest.mark.usefixtures("host")
 def test_a_version_is_a_number():
     with pytest.raises(TritonModelException) as caught:
         is_model_ready("n", "x")

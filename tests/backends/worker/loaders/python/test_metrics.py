@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import msgspec
+import numpy as np
 import pytest
 
 from backends.worker import messages
@@ -107,6 +109,32 @@ def test_families_are_refused_in_tritons_words():
     with pytest.raises(TypeError):
         MetricFamily("x", "X", 5)
     assert kept.kind is MetricFamily.GAUGE
+
+
+def test_numpys_numbers_are_told_as_plain_ones():
+    family = MetricFamily("g", "G", MetricFamily.GAUGE)
+    gauge = family.Metric()
+    gauge.set(np.float32(1.5))
+    gauge.increment(np.int64(2))
+    sizes = MetricFamily("h", "H", MetricFamily.HISTOGRAM)
+    sizes.Metric(buckets=[np.float64(1)]).observe(np.float16(0.5))
+    told = current().metrics.told()
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(told), type=messages.Metrics) == told
+    assert [metric.value for metric in told.metrics] == [3.5, 0.5]
+    with pytest.raises(TypeError):
+        gauge.set("3")
+
+
+@pytest.mark.parametrize("label", ["bad label", "1bad", "", "é", "__x", "a:b"])
+def test_a_label_that_no_scraper_takes_is_refused(label):
+    family = MetricFamily("g", "G", MetricFamily.GAUGE)
+    with pytest.raises(TritonModelException, match=f"^Error when creating Metric: {PREFIX}Invalid label name$"):
+        family.Metric(labels={label: "x"})
+
+
+def test_a_family_is_described_by_a_text():
+    with pytest.raises(TypeError, match="description"):
+        MetricFamily("g", None, MetricFamily.GAUGE)
 
 
 def test_a_metric_needs_its_family():

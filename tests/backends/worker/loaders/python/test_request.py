@@ -93,6 +93,22 @@ def test_a_request_needs_a_model_inputs_and_outputs():
             InferenceRequest(**{key: value for key, value in NEEDED.items() if key != name})
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("request_id", 3),
+        ("model_name", 3),
+        ("model_version", "1"),
+        ("timeout", "x"),
+        ("inputs", [3]),
+        ("requested_output_names", [3]),
+    ],
+)
+def test_what_the_host_could_not_read_is_refused_where_the_request_is_made(field, value):
+    with pytest.raises(TypeError, match=field):
+        InferenceRequest(**NEEDED | {field: value})
+
+
 def test_a_request_to_another_model_has_no_sender():
     with pytest.raises(TritonModelException, match="Only a request that came to the model has a response sender"):
         InferenceRequest(**NEEDED).get_response_sender()

@@ -54,3 +54,23 @@ def test_responses_are_checked_when_they_are_made():
         InferenceResponse(error="text")
     with pytest.raises(ValueError, match="99"):
         TritonError("text", 99)
+    with pytest.raises(TypeError):
+        TritonError(ValueError("text"))
+
+
+def test_a_response_keeps_the_tensors_that_it_was_made_of():
+    tensors = [Y]
+    response = InferenceResponse(tensors)
+    tensors.clear()
+    assert response.output_tensors() == [Y]
+    assert InferenceResponse(tensor for tensor in (Y,)).output_tensors() == [Y]
+
+
+def test_codes_are_shown_by_name():
+    assert f"{TritonError.NOT_FOUND} {TritonError.NOT_FOUND!s}" == "ErrorCode.NOT_FOUND ErrorCode.NOT_FOUND"
+
+
+@pytest.mark.parametrize("value", [2**63, "\udcff"])
+def test_parameters_that_cannot_be_sent_are_refused(value):
+    with pytest.raises((TypeError, ValueError)):
+        InferenceResponse([Y], parameters={"a": value})
