@@ -16,7 +16,7 @@ _LENGTH = struct.Struct("<I")
 
 
 def decode(data: Buffer, shape: tuple[int, ...]) -> Array:
-    """An array of `bytes`. Raises `ValueError` where the shape has another number of elements."""
+    """An array of `bytes`. Raises `ValueError` for a length beyond the end, and where the shape has another size."""
     raw = bytes(data)
     end = len(raw)
     length = _LENGTH.unpack_from
@@ -26,6 +26,8 @@ def decode(data: Buffer, shape: tuple[int, ...]) -> Array:
         start = offset + 4
         offset = start + length(raw, offset)[0]
         elements.append(raw[start:offset])
+    if offset != end:
+        raise ValueError(f"an element that ends at {offset}, in {end} bytes")
     array: Array = np.empty(len(elements), dtype=object)
     array[:] = elements
     return array if array.shape == shape else array.reshape(shape)

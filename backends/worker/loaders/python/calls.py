@@ -22,7 +22,7 @@ from backends.worker.messages import Infer, Respond
 class ResponseIterator:
     """The responses of a decoupled model as they come, the last one included, which may be empty.
 
-    They are kept, and can be iterated over again. Dropping it before the last has come cancels the request.
+    They are kept, and can be iterated over again once all have come. Dropping it before that cancels the request.
     """
 
     def __init__(self, exchange: Exchange, box: SimpleQueue[Answer | None], asked: int) -> None:
@@ -34,7 +34,8 @@ class ResponseIterator:
         self._is_complete = False
 
     def __iter__(self) -> ResponseIterator:
-        self._next = 0
+        if self._is_complete:
+            self._next = 0
         return self
 
     def __next__(self) -> InferenceResponse:

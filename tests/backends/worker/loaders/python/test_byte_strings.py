@@ -18,3 +18,5 @@ def test_decoding_undoes_encoding(elements):
 def test_lengths_that_lead_beyond_the_end_are_not_taken():
     with pytest.raises(ValueError, match="reshape array of size 1"):
         decode(b"\1\0\0\0a", (2,))
+    with pytest.raises(ValueError, match="an element that ends at 9, in 5 bytes"):
+        decode(b"\5\0\0\0a", (-1,))
