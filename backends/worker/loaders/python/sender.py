@@ -54,6 +54,11 @@ class InferenceResponseSender:
             self._check(response)
             self.is_closed = final
             self.sent += response is not None
+            if final and response is not None and not outputs and not respond.error:
+                # It would be taken for the mere end of the answers.
+                respond.final = False
+                self._session.exchange.send(respond)
+                respond = Respond(key)
             self._session.exchange.send(respond, outputs)
 
     def is_cancelled(self) -> bool:
@@ -78,17 +83,15 @@ class InferenceResponseSender:
                 self._session.exchange.send(Respond(self._request.head.id, error=Code.INTERNAL, message=message))
 
     def _check(self, response: InferenceResponse | None) -> None:
-        if self.is_closed:
-            raise TritonModelException("Unable to send response. Response sender has been closed.")
-        if self._session.is_decoupled:
-            return
-        if response is None and not self.sent:
-            raise TritonModelException(
-                "Unable to send response. Non-decoupled model cannot send complete final before sending a response."
-            )
-        if response is not None and self.sent:
+        if not self._session.is_decoupled and response is not None and self.sent:
             raise TritonModelException(
                 "Unable to send response. Non-decoupled model cannot send more than one response."
+            )
+        if self.is_closed:
+            raise TritonModelException("Unable to send response. Response sender has been closed.")
+        if not self._session.is_decoupled and response is None and not self.sent:
+            raise TritonModelException(
+                "Unable to send response. Non-decoupled model cannot send complete final before sending a response."
             )
 
     def __del__(self) -> None:
