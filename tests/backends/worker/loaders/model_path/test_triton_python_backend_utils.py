@@ -24,6 +24,12 @@ def test_the_modules_have_tritons_names(module, names):
     assert set(names.split()) <= set(dir(module))
 
 
+def test_a_model_that_imports_all_names_has_those_that_tritons_module_imports():
+    names: dict[str, object] = {}
+    exec("from backends.worker.loaders.model_path.triton_python_backend_utils import *", names)
+    assert {"np", "json", "struct"} | set(NAMES.split()) <= set(names)
+
+
 def test_tensors_are_found_by_name():
     x = pb_utils.Tensor("X", np.zeros(1))
     request = pb_utils.InferenceRequest(model_name="m", requested_output_names=["Y"], inputs=[x])
