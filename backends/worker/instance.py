@@ -76,6 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--load-fd", type=int, help="a file with `Load`, for who took this process over from another")
     options = parser.parse_args(argv)
+    # A model's own code shall see neither our options nor what lies in the folder that the server was started in.
+    del sys.argv[1:]
+    if not sys.flags.safe_path:
+        del sys.path[0]
     # The terminal's Ctrl-C is for the supervisor, which ends everybody in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What a model prints belongs into the log when it is printed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import sys
@@ -43,7 +44,7 @@ def complete(config: ModelConfig) -> str:
             raise LoadError(
                 f"auto_complete_config function in model '{config.name}' must return a valid pb.ModelConfig object."
             )
-    return _completed(config, found.as_dict())
+        return _completed(config, found.as_dict())
 
 
 def load(config: ModelConfig, assignment: Load, exchange: Exchange) -> Executable:
@@ -94,7 +95,7 @@ class PythonModel:
         answers: list[Answer] = []
         try:
             returned = self._execute(batch)
-            if asyncio.iscoroutine(returned):
+            if type(returned) is not list and isinstance(returned, Coroutine):
                 returned = self._run(returned, batch)
             self._take(batch, returned, answers)
         except BaseException as error:
@@ -116,16 +117,20 @@ class PythonModel:
         """Run what an `async def execute` returned: to its end, or in the background where responses are decoupled."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="execute", daemon=True).start()
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            threading.Thread(target=_run_for_ever, args=(self._loop,), name="execute", daemon=True).start()
+        future = asyncio.run_coroutine_threadsafe(_outcome(coroutine), self._loop)
         if not self._session.is_decoupled:
-            return future.result()
+            returned, error = future.result()
+            if error is not None:
+                raise error
+            return returned
         future.add_done_callback(functools.partial(self._ended, batch))
         return None
 
-    def _ended(self, batch: list[InferenceRequest], future: Future[Any]) -> None:
+    def _ended(self, batch: list[InferenceRequest], future: Future[_Outcome]) -> None:
         """An `async def execute` came to its end in the background: what it left unanswered failed if it did."""
-        if (error := future.exception()) is not None:
+        _, error = future.result()
+        if error is not None:
             message = self._fail((), error)
             for request in batch:
                 request.get_response_sender().fail(message)
@@ -191,7 +196,7 @@ def describe(error: BaseException) -> str:
     """
     if isinstance(error, _Unusable):
         return str(error)
-    text = f"{type(error).__name__}: {str(error) or '<EMPTY MESSAGE>'}"
+    text = f"{type(error).__name__}: {_said(error)}"
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -202,6 +207,33 @@ def describe(error: BaseException) -> str:
             lines.append(f"  {frame.f_code.co_filename}({frame.f_lineno}): {frame.f_code.co_name}\n")
         frame = frame.f_back
     return f"{text}\n\nAt:\n{''.join(lines)}" if lines else text
+
+
+def _said(error: BaseException) -> str:
+    """The text of an exception, which may fail to say it, or say what is no Unicode."""
+    try:
+        said = str(error)
+    except Exception:  # noqa: BLE001 - the model's own code
+        return "<MESSAGE UNAVAILABLE DUE TO ANOTHER EXCEPTION>"
+    return said.encode(errors="backslashreplace").decode() or "<EMPTY MESSAGE>"
+
+
+_Outcome = tuple[Any, BaseException | None]
+
+
+async def _outcome(coroutine: Coroutine[Any, Any, Any]) -> _Outcome:
+    """What a coroutine returns or raises: a loop would end by `SystemExit`, and with it all that is asked later."""
+    try:
+        return await coroutine, None
+    except BaseException as error:  # noqa: BLE001 - raised again where the batch ends
+        return None, error
+
+
+def _run_for_ever(loop: asyncio.AbstractEventLoop) -> None:
+    """Run a loop on, whatever a task of the model's own ends it by."""
+    while True:
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):
+            loop.run_forever()
 
 
 class _Unusable(Exception):

@@ -13,6 +13,9 @@ X = np.array([[1, 2]], np.int32)
 
 # By the first element of X, what `execute` does; the texts of its failures are Triton's.
 FAILING = """
+class Unspeakable(Exception):
+    def __str__(self): raise RuntimeError("no text")
+
 class TritonPythonModel:
     def helper(self):
         raise ValueError("multi\\nline")
@@ -32,6 +35,10 @@ class TritonPythonModel:
             case 10: return [None for _ in requests]
             case 11: return [response(error=pb_utils.TritonError("e", pb_utils.TritonError.NOT_FOUND))]
             case 12: return [response(error=pb_utils.TritonError("e"))]
+            case 13: raise Unspeakable
+            case 14: raise ValueError("\\udcff")
+            case 15: return [response(error=pb_utils.TritonError(ValueError("e")))]
+            case 16: return (response() for _ in requests)
         return [response([pb_utils.Tensor("Y", request.inputs()[0].as_numpy() * 2)]) for request in requests]
 """
 
@@ -51,11 +58,11 @@ PREFIX = "Failed to process the request(s) for model 'm_0_0', message: "
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        (1, "RuntimeError: boom\n\nAt:\n  {file}(12): execute\n"),
-        (2, "ValueError: multi\nline\n\nAt:\n  {file}(7): helper\n  {file}(13): execute\n"),
-        (3, "RuntimeError: <EMPTY MESSAGE>\n\nAt:\n  {file}(14): execute\n"),
-        (4, "TritonModelException: te\n\nAt:\n  {file}(15): execute\n"),
-        (5, "SystemExit: out\n\nAt:\n  {file}(16): execute\n"),
+        (1, "RuntimeError: boom\n\nAt:\n  {file}(15): execute\n"),
+        (2, "ValueError: multi\nline\n\nAt:\n  {file}(10): helper\n  {file}(16): execute\n"),
+        (3, "RuntimeError: <EMPTY MESSAGE>\n\nAt:\n  {file}(17): execute\n"),
+        (4, "TritonModelException: te\n\nAt:\n  {file}(18): execute\n"),
+        (5, "SystemExit: out\n\nAt:\n  {file}(19): execute\n"),
         (6, "Expected a list in the execute return, found type '<class 'tuple'>'."),
         (
             7,
@@ -68,8 +75,15 @@ PREFIX = "Failed to process the request(s) for model 'm_0_0', message: "
             8,
             "Expected an 'InferenceResponse' object in the execute function return list, found type '<class 'int'>'.",
         ),
-        (9, "TritonModelException: Tensor name cannot be an empty string.\n\nAt:\n  {file}(20): execute\n"),
+        (9, "TritonModelException: Tensor name cannot be an empty string.\n\nAt:\n  {file}(23): execute\n"),
         (10, "no response was given or sent for request 'r{id}'"),
+        (13, "Unspeakable: <MESSAGE UNAVAILABLE DUE TO ANOTHER EXCEPTION>\n\nAt:\n  {file}(27): execute\n"),
+        (14, "ValueError: \\udcff\n\nAt:\n  {file}(28): execute\n"),
+        (
+            15,
+            ("TypeError: TritonError: message must be str, not <class 'ValueError'>\n\nAt:\n  {file}(29): execute\n"),
+        ),
+        (16, "Expected a list in the execute return, found type '<class 'generator'>'."),
     ],
 )
 def test_a_failed_execute_fails_its_batch_in_tritons_words(failing, case, message):
@@ -198,6 +212,9 @@ class TritonPythonModel:
         await asyncio.sleep(0)
         if requests[0].inputs()[0].as_numpy()[0, 0] == 0:
             raise RuntimeError("boom")
+        if requests[0].inputs()[0].as_numpy()[0, 0] < 0:
+            asyncio.get_running_loop().call_soon(exit)
+            exit("out")
         ask = pb_utils.InferenceRequest
         calls = [ask(model_name="n", requested_output_names=["Y"], inputs=r.inputs()) for r in requests]
         responses = await asyncio.gather(*[call.async_exec() for call in calls])
@@ -205,9 +222,11 @@ class TritonPythonModel:
 """
 
 
-def test_an_asynchronous_execute_asks_other_models(tmp_path):
+def test_an_asynchronous_execute_asks_other_models_and_outlives_an_exit(tmp_path):
     with instance() as host:
         assert host.load(configuration(tmp_path, ASYNC)) == Loaded()
+        respond, _ = host.ask(tensor("X", -X))
+        assert respond.message.startswith(PREFIX + "SystemExit: out\n\nAt:\n")
         ids = host.start([tensor("X", X)], [tensor("X", X * 5)])
         for _ in ids:
             question, payload = host.link.receive()

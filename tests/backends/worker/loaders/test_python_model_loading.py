@@ -22,6 +22,7 @@ class TritonPythonModel:
         self.args = args
         self.family = pb_utils.MetricFamily(name="n", description="d", kind=pb_utils.MetricFamily.COUNTER)
         self.metric = self.family.Metric(labels={"a": "b"})
+        assert sys.argv[1:] == [] and sys.path[0] not in ("", os.getcwd())
         print("to the standard output")
         print("to the standard error", file=sys.stderr)
 
@@ -161,6 +162,14 @@ def test_a_model_completes_its_configuration_and_is_asked_by_it(tmp_path):
             "class TritonPythonModel:\n    @staticmethod\n    def auto_complete_config(config): raise KeyError('x')\n",
             True,
             "KeyError: 'x'\n\nAt:\n  {file}(6): auto_complete_config\n",
+        ),
+        (
+            (
+                "class TritonPythonModel:\n    @staticmethod\n    def auto_complete_config(config):\n"
+                "        config.set_max_batch_size(np.int64(9))\n        return config\n"
+            ),
+            True,
+            "TypeError: Object of type int64 is not JSON serializable\n\nAt:\n",
         ),
     ],
 )
