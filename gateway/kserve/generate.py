@@ -82,7 +82,7 @@ async def stream(
 
 def _is_end(response: InferResponse, served: Served, *, is_first: bool) -> bool:
     """Whether a response stands for the end alone, and is not the answer of a model that has none of the outputs."""
-    return response.is_empty and (served.is_decoupled or not is_first)
+    return response.is_empty and response.final and (served.is_decoupled or not is_first)
 
 
 def _convert(request: InferRequest, inputs: Mapping[str, Input], served: Served, name: str, value: Any) -> None:

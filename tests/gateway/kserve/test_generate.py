@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from backends.errors import InferenceError
+from backends.model import InferResponse
 from gateway.kserve import generate
 from tests.gateway.kserve.tensor_models import plane_of
 
@@ -41,6 +42,15 @@ async def test_one_answer_is_unwrapped_and_a_second_one_ends_the_work() -> None:
     for values in ((5, 6, 0), ()):
         assert (await collect(*values))["error"].startswith("generate expects model to produce exactly 1 response")
     assert MODELS["repeat"].ended == before + 2
+
+
+async def test_a_response_without_outputs_is_an_answer_where_more_may_follow() -> None:
+    async def responses() -> Any:
+        yield InferResponse(final=False)
+        yield InferResponse()
+
+    answer = await generate.collect(responses(), read(IN=[1]), SERVED)
+    assert json.loads(answer) == {"model_name": "repeat", "model_version": "1"}
 
 
 async def test_an_error_of_the_model_is_400_whatever_its_code() -> None:
