@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -58,5 +59,7 @@ def _write(message: str | bytes, level: IntEnum) -> None:
     stamp = time.strftime("%m%d %H:%M:%S", time.gmtime(now))
     place = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
     text = json.dumps(message.decode() if isinstance(message, bytes) else message, ensure_ascii=False)
-    sys.stderr.write(f"{level.name[0]}{stamp}.{int(now % 1 * 1e6):06d} {os.getpid()} {place}] {text}\n")
-    sys.stderr.flush()
+    line = f"{level.name[0]}{stamp}.{int(now % 1 * 1e6):06d} {os.getpid()} {place}] {text}\n"
+    # Not by `sys.stderr`, which a model may have replaced or closed.
+    with contextlib.suppress(OSError):
+        os.write(2, line.encode(errors="backslashreplace"))

@@ -16,7 +16,7 @@ from backends.worker.loaders.python.arguments import real, text
 from backends.worker.loaders.python.errors import TritonModelException
 from backends.worker.loaders.python.session import current
 
-_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
+_NAME = re.compile(r"(?!__)[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*\Z")
 
 

@@ -106,6 +106,8 @@ def test_families_are_refused_in_tritons_words():
         MetricFamily("g", "other", MetricFamily.COUNTER)
     with pytest.raises(TritonModelException, match=f"^Error when creating MetricFamily: {PREFIX}Invalid metric name$"):
         MetricFamily("g g", "G", MetricFamily.GAUGE)
+    with pytest.raises(TritonModelException, match="Invalid metric name"):
+        MetricFamily("__g", "G", MetricFamily.GAUGE)
     with pytest.raises(TypeError):
         MetricFamily("x", "X", 5)
     assert kept.kind is MetricFamily.GAUGE
