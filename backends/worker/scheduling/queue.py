@@ -7,9 +7,11 @@ list of one entry: an entry that leaves empties its own, so that leaving costs t
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Iterable, Iterator
 from heapq import heapify, heappop, heappush
+from operator import attrgetter
 
 from backends.config import DynamicBatching, QueuePolicy
 from backends.errors import Code, InferenceError
@@ -24,14 +26,13 @@ _DEAD_ALLOWED = 100
 class Queue:
     """The waiting entries of one model. `waiting` counts them, `rows` their rows."""
 
-    __slots__ = ("_dead", "_deadlines", "_default", "_levels", "_numbered", "_serial", "rows", "waiting")
+    __slots__ = ("_batching", "_dead", "_deadlines", "_default", "_levels", "_numbered", "_serial", "rows", "waiting")
 
     def __init__(self, batching: DynamicBatching) -> None:
-        numbers = range(1, batching.priority_levels + 1) if batching.priority_levels else (0,)
-        policies = batching.priority_queue_policy
-        self._numbered = {number: _Level(policies.get(number, batching.default_queue_policy)) for number in numbers}
-        self._levels = list(self._numbered.values())
-        self._default = self._numbered.get(batching.default_priority_level, self._levels[0])
+        self._batching = batching
+        self._numbered: dict[int, _Level] = {}
+        self._levels: list[_Level] = []
+        self._numbered[0] = self._default = self._level(batching.default_priority_level or min(1, batching.priority_levels))
         self._deadlines: list[tuple[int, int, Ticket]] = []
         self._serial = 0
         self._dead = 0
@@ -40,7 +41,7 @@ class Queue:
 
     def add(self, entry: Entry, now_ns: int) -> None:
         """Let it wait at the end of its level, the default one where it names none. Raises `InferenceError`."""
-        level = self._numbered.get(entry.infer.priority, self._default)
+        level = self._numbered.get(entry.infer.priority) or self._level(entry.infer.priority)
         if level.is_limited:
             self._check_size(level, entry)
         entry.place = level
@@ -111,6 +112,16 @@ class Queue:
             heappop(deadlines)
         return deadlines[0][0] if deadlines else None
 
+    def _level(self, number: int) -> _Level:
+        """That of a number, the default one where there is none such. Made when it is first asked for."""
+        batching = self._batching
+        if self._levels and not 1 <= number <= batching.priority_levels:
+            return self._default
+        policy = batching.priority_queue_policy.get(number, batching.default_queue_policy)
+        self._numbered[number] = level = _Level(number, policy)
+        insort(self._levels, level, key=attrgetter("number"))
+        return level
+
     def _check_size(self, level: _Level, entry: Entry) -> None:
         if level.waiting >= level.policy.max_queue_size:
             name = entry.infer.request_id or "<id_unknown>"
@@ -149,9 +160,10 @@ class Queue:
 class _Level:
     """One priority: those in time, and those whose timeout has passed where they may still wait."""
 
-    __slots__ = ("delayed", "has_timeout", "is_limited", "policy", "tickets", "waiting")
+    __slots__ = ("delayed", "has_timeout", "is_limited", "number", "policy", "tickets", "waiting")
 
-    def __init__(self, policy: QueuePolicy) -> None:
+    def __init__(self, number: int, policy: QueuePolicy) -> None:
+        self.number = number
         self.policy = policy
         self.is_limited = policy.max_queue_size > 0
         self.has_timeout = policy.default_timeout_microseconds > 0

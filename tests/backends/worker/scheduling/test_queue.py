@@ -30,6 +30,13 @@ def test_levels_are_served_in_their_order_and_each_in_order_of_arrival():
     assert order(found) == "cfbdea"
 
 
+def test_levels_that_nobody_uses_cost_nothing():
+    found = queue(priority_levels=10**9, default_priority_level=10**9)
+    for name, priority in (("a", 0), ("b", 10**8), ("c", 1), ("d", 10**9)):
+        put(found, name, priority=priority)
+    assert order(found) == "cbad"
+
+
 def test_without_levels_priorities_mean_nothing():
     found = queue()
     put(found, "a", priority=5)
