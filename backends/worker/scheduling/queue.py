@@ -32,7 +32,9 @@ class Queue:
         self._batching = batching
         self._numbered: dict[int, _Level] = {}
         self._levels: list[_Level] = []
-        self._numbered[0] = self._default = self._level(batching.default_priority_level or min(1, batching.priority_levels))
+        self._numbered[0] = self._default = self._level(
+            batching.default_priority_level or min(1, batching.priority_levels)
+        )
         self._deadlines: list[tuple[int, int, Ticket]] = []
         self._serial = 0
         self._dead = 0
