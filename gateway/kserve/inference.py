@@ -227,9 +227,9 @@ async def _relay(
                 await outlet.refuse(request_id, response.error)
             elif response.error is not None:
                 await outlet.fail(name, translated.version, request_id, response.error)
-            elif response.outputs or not served.is_decoupled:
+            elif response.outputs or not response.final or not served.is_decoupled:
                 await outlet.write(*messages.write(response, name, version, request_id, streams=True))
-            elif response.final and translated.ends_explicitly:
+            elif translated.ends_explicitly:
                 await outlet.write(messages.write_end(name, translated.version, request_id), [])
     finally:
         await responses.aclose()

@@ -143,6 +143,20 @@ async def test_the_end_of_a_stream_waits_for_all_answers(channel: grpc.aio.Chann
     assert (await code(call))[0] == "OK"
 
 
+async def test_a_response_without_outputs_is_written_where_more_may_follow(
+    served: Served, channel: grpc.aio.Channel
+) -> None:
+    async def blank(_request: Any) -> AsyncIterator[InferResponse]:
+        yield InferResponse(final=False)
+        yield InferResponse()
+
+    served.models["repeat"]._answer = blank
+    call = stream(channel, request_iterator=iter([repeat(1).SerializeToString()]))
+    (answer,) = await answers(call)
+    assert not answer.infer_response.outputs
+    assert not answer.infer_response.parameters["triton_final_response"].bool_param
+
+
 async def test_errors_stand_in_the_stream_which_goes_on(channel: grpc.aio.Channel) -> None:
     requests = [addsub("nope", id="a"), repeat(-5, 6, id="b")]
     call = stream(channel, request_iterator=iter([each.SerializeToString() for each in requests]))

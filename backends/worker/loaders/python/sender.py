@@ -54,11 +54,6 @@ class InferenceResponseSender:
             self._check(response)
             self.is_closed = final
             self.sent += response is not None
-            if final and response is not None and not outputs and not respond.error:
-                # It would be taken for the mere end of the answers.
-                respond.final = False
-                self._session.exchange.send(respond)
-                respond = Respond(key)
             self._session.exchange.send(respond, outputs)
 
     def is_cancelled(self) -> bool:

@@ -48,11 +48,6 @@ def test_the_last_response_may_carry_the_final_flag(host):
     assert bytes(payload) == b"\1\0\0\0"
 
 
-def test_a_last_response_without_outputs_is_one_and_not_only_the_end(host):
-    sender(host, decoupled=True).send(InferenceResponse(), FINAL)
-    assert [host.receive()[0].final for _ in range(2)] == [False, True]
-
-
 def test_nothing_is_sent_after_the_final_flag(host):
     sends = sender(host, decoupled=True)
     sends.send(flags=FINAL)
