@@ -60,6 +60,11 @@ def complete(fields: Fields, name: str, version: Path | None, gpus: Sequence[int
         _complete_groups(fields, gpus)
 
 
+def agree(backend: str, platform: str) -> bool:
+    """Whether a platform is not another backend's. Backends without a platform of Triton's may have any."""
+    return backend not in _PLATFORM_OF_BACKEND or _BACKEND_OF_PLATFORM.get(platform, backend) == backend
+
+
 def _complete_backend(fields: Fields, version: Path | None) -> None:
     """Platform, backend and file name, each from the others, or from what lies in the version's directory."""
     if fields["platform"] == "ensemble" or "ensemble_scheduling" in fields:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from backends.completion import DEFAULT_FILENAMES, Fields, complete
+from backends.completion import DEFAULT_FILENAMES, Fields, agree, complete
 from backends.config import InstanceGroup, ModelConfig, read
 from backends.errors import InvalidRequest
 from backends.interface import adopt
@@ -24,6 +24,7 @@ from backends.validation import fault, refusal
 
 _DEFAULT_ARGUMENTS = "model.json"
 _ARGUMENTS = {"rag": "pipeline.json"}
+_LAST_VERSION = 2**63 - 1
 _DUPLICATE = "model appears in two or more repositories"
 
 
@@ -143,6 +144,10 @@ def _read(
     complete(fields, name, first, gpus())
     if not fields["backend"] and fields["platform"] != "ensemble":
         raise _UnreadableError(_nameless(fields, name, file))
+    if not agree(fields["backend"], fields["platform"]):
+        raise _UnreadableError(
+            f"unexpected 'platform' and 'backend' pair, got:{fields['platform']}, {fields['backend']}"
+        )
     try:
         config = _config(fields, 0, str(folder), {})
     except msgspec.ValidationError as error:
@@ -185,12 +190,13 @@ def _parse(folder: Path, config_name: str | None, completes: bool, override: str
     try:
         if override is not None:
             return read_json(override), file
-        return read_text(file.read_text(encoding="utf-8")), file
+        # As Triton: comments may be of any encoding.
+        return read_text(file.read_text(encoding="utf-8", errors="replace")), file
     except FileNotFoundError as error:
         if completes and _says_what_it_is(folder):
             return read_text(""), file
         raise _UnreadableError(f"model configuration is not provided: {file} does not exist") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise _UnreadableError(f"failed to read {file}: {error}") from error
     except PbtxtError as error:
         raise _UnreadableError(f"failed to read text proto from {file}: {error}") from error
@@ -225,19 +231,24 @@ def _chosen(policy: Mapping[str, Any], present: list[int], *, is_ensemble: bool)
     """The version directories that the policy chooses. An ensemble needs none: there is nothing to keep in it."""
     if is_ensemble and not present:
         present = [1]
-    if "all" in policy:
-        return present
     if "specific" in policy:
         wanted = policy["specific"].get("versions", [])
         return [version for version in present if version in wanted]
-    return present[-policy["latest"]["num_versions"] :]
+    # As Triton: a policy that says nothing is none.
+    return present[-policy["latest"]["num_versions"] :] if "latest" in policy else present
 
 
 def _versions(folder: Path) -> Iterator[int]:
     for entry in folder.iterdir():
         digits = entry.name
-        # As Triton: what starts with a zero is no version.
-        if digits.isascii() and digits.isdigit() and digits[0] != "0" and entry.is_dir():
+        # As Triton: what starts with a zero is no version, nor what is more than 64 bits hold.
+        if (
+            digits.isascii()
+            and digits.isdigit()
+            and digits[0] != "0"
+            and entry.is_dir()
+            and int(digits) <= _LAST_VERSION
+        ):
             yield int(digits)
 
 

@@ -70,6 +70,7 @@ def test_a_model_without_an_argument_file_has_no_arguments_and_needs_no_name(tmp
         ("version_policy { latest { } }", [12]),
         ("version_policy { latest { num_versions: 2 } }", [3, 12]),
         ("version_policy { all { } }", [1, 3, 12]),
+        ("version_policy { }", [1, 3, 12]),
         ("version_policy { specific { versions: [1, 3, 99] } }", [1, 3]),
     ],
 )
@@ -99,6 +100,10 @@ def test_a_platform_stands_for_its_backend(tmp_path: Path) -> None:
         ('backend: "echo"\nmax_batch_size: banana', ["config.pbtxt: 2:17", "banana"]),
         ('name: "other" backend: "echo"', ["'m'", "'other'", "directory name must equal model name"]),
         ('name: "m"', ["no backend", "'m'", "config.pbtxt"]),
+        (
+            'backend: "onnxruntime" platform: "tensorrt_plan"',
+            ["unexpected 'platform' and 'backend' pair, got:tensorrt_plan, onnxruntime"],
+        ),
         ('platform: "unheard_of"', ["unexpected platform type 'unheard_of' for m"]),
         ('backend: "echo" version_policy { specific { versions: [2] } }', ["at least one version", "it has 1"]),
         ('backend: "echo" default_model_filename: "gone.json"', ["1/gone.json", "No such file"]),
@@ -113,6 +118,23 @@ def test_a_configuration_that_is_not_text_is_named(tmp_path: Path) -> None:
     folder = add(tmp_path, "m", None, "1")
     (folder / "config.pbtxt").write_bytes(b"\xff\xfe")
     assert "failed to read" in reason(tmp_path)
+
+
+def test_a_configuration_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    folder = add(tmp_path, "m", None, "1")
+    (folder / "config.pbtxt").mkdir()
+    assert "config.pbtxt: [Errno 21] Is a directory" in reason(tmp_path)
+
+
+def test_comments_may_be_of_any_encoding(tmp_path: Path) -> None:
+    folder = add(tmp_path, "m", None, "1")
+    (folder / "config.pbtxt").write_bytes('# für\nbackend: "echo"'.encode("latin-1"))
+    assert [model.backend for model in configs(tmp_path)] == ["echo"]
+
+
+def test_numbers_that_no_version_can_have_are_no_versions(tmp_path: Path) -> None:
+    add(tmp_path, "m", 'backend: "echo"', "3", str(2**63), "9" * 200)
+    assert [model.version for model in configs(tmp_path)] == [3]
 
 
 def test_a_model_without_versions_is_broken(tmp_path: Path) -> None:
