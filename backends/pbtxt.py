@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-# Triton tells 64-bit numbers as numbers, with this one exception.
-_AS_TEXT = "inference.ModelSequenceBatching.InitialState.dims"
+# Triton tells 64-bit numbers as numbers, with these exceptions.
+_AS_TEXT = frozenset(
+    {
+        "inference.ModelSequenceBatching.InitialState.dims",
+        "inference.ModelInstanceGroup.SecondaryDevice.device_id",
+    }
+)
 _TRUTHS = dict.fromkeys(("true", "t", "yes", "y", "1"), True) | dict.fromkeys(("false", "f", "no", "n", "0"), False)
 
 
@@ -97,7 +102,7 @@ def _with_numbers(fields: dict[str, Any], descriptor: Any) -> dict[str, Any]:
             kind, is_map = kind.fields_by_name["value"].message_type, True
         if kind is not None:
             value = _each(value, is_map=is_map, convert=lambda part, kind=kind: _with_numbers(part, kind))
-        elif field.cpp_type in {field.CPPTYPE_INT64, field.CPPTYPE_UINT64} and field.full_name != _AS_TEXT:
+        elif field.cpp_type in {field.CPPTYPE_INT64, field.CPPTYPE_UINT64} and field.full_name not in _AS_TEXT:
             value = _each(value, is_map=False, convert=int)
         ordered[field.name] = value
     return ordered

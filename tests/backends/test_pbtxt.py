@@ -40,6 +40,8 @@ def test_numbers_of_64_bits_are_numbers_but_where_triton_tells_them_as_text() ->
     assert fields["dynamic_batching"]["max_queue_delay_microseconds"] == 5
     assert fields["dynamic_batching"]["priority_queue_policy"]["1"]["default_timeout_microseconds"] == 7
     assert fields["model_warmup"][0]["inputs"]["I"]["dims"] == [2]
+    (group,) = read_text("instance_group [ { secondary_devices [ { device_id: 2 } ] } ]")["instance_group"]
+    assert group["secondary_devices"] == [{"kind": "KIND_NVDLA", "device_id": "2"}]
     sequences = read_text("sequence_batching { state [ { dims: [ 1 ] initial_state [ { dims: [ 1 ] } ] } ] }")
     (state,) = sequences["sequence_batching"]["state"]
     assert (state["dims"], state["initial_state"][0]["dims"]) == ([1], ["1"])
