@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -44,9 +45,11 @@ class Input(msgspec.Struct, frozen=True):
     data_type: str = "TYPE_INVALID"
     dims: tuple[int, ...] = ()
     reshape: Reshape | None = None
+    format: str = "FORMAT_NONE"
     optional: bool = False
     allow_ragged_batch: bool = False
     is_shape_tensor: bool = False
+    is_non_linear_format_io: bool = False
 
 
 class Output(msgspec.Struct, frozen=True):
@@ -56,6 +59,7 @@ class Output(msgspec.Struct, frozen=True):
     reshape: Reshape | None = None
     label_filename: str = ""
     is_shape_tensor: bool = False
+    is_non_linear_format_io: bool = False
 
 
 class BatchInput(msgspec.Struct, frozen=True):
@@ -108,10 +112,12 @@ class ControlInput(msgspec.Struct, frozen=True):
 
 
 class InitialState(msgspec.Struct, frozen=True):
+    """Zeros where it says so, whichever way, else what is in the file."""
+
     name: str = ""
     data_type: str = "TYPE_INVALID"
     dims: tuple[int, ...] = ()
-    zero_data: bool = False
+    zero_data: bool | None = None
     data_file: str = ""
 
 
@@ -162,10 +168,12 @@ class EnsembleScheduling(msgspec.Struct, frozen=True):
 
 
 class WarmupInput(msgspec.Struct, frozen=True):
+    """Random where it says so, zeros where it says either of them, else what is in the file."""
+
     data_type: str = "TYPE_INVALID"
     dims: tuple[int, ...] = ()
-    zero_data: bool = False
-    random_data: bool = False
+    zero_data: bool | None = None
+    random_data: bool | None = None
     input_data_file: str = ""
 
 
@@ -218,6 +226,11 @@ class ModelConfig(msgspec.Struct, frozen=True):
     arguments: dict[str, Any] = {}
     document: str = ""
     default_max_batch_size: int = 4
+
+
+def beside(config: ModelConfig, *names: str) -> Path:
+    """A file in the model's folder, beside its versions. As in Triton, a leading slash leads out of no folder."""
+    return Path(config.path).parent.joinpath(*(name.lstrip("/") for name in names))
 
 
 def read(document: str, *, version: int, path: str, arguments: dict[str, Any]) -> ModelConfig:

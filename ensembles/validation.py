@@ -73,6 +73,8 @@ def _refusals(config: ModelConfig) -> Iterator[str]:
         yield f"must specify 'step' for ensemble '{name}'"
     if config.instance_group:
         yield f"instance group should not be specified for ensemble '{name}'"
+    if config.model_warmup:
+        yield f"model_warmup can not be specified for ensemble '{name}'"
     wires: dict[str, _Wire] = {}
     for index, step in enumerate(scheduling.step):
         yield from _link(name, index, step, wires)

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from backends.completion import DEFAULT_FILENAMES
-from backends.config import ModelConfig
+from backends.config import ModelConfig, beside
 from backends.engine import naming, routing
 from backends.engine.addresses import addresses, endpoints_file
 from backends.engine.command import Command
@@ -268,9 +268,8 @@ def _check_worker(config: ModelConfig) -> None:
     what = group_fault(config, gpus())
     if what:
         raise InvalidRequest(what)
-    folder = Path(config.path).parent
     for output in config.output:
-        file = folder / output.label_filename
+        file = beside(config, output.label_filename)
         if output.label_filename and not file.is_file():
             raise ServingError(f"failed to open text file for read {file}: No such file or directory")
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from pathlib import Path
 
-from backends.config import ModelConfig
+from backends.config import ModelConfig, beside
 from backends.errors import Code, InferenceError
 from backends.tensors import Tensor
 from gateway.kserve.elements import numbers
@@ -23,9 +22,12 @@ class Labels:
     @classmethod
     def read(cls, config: ModelConfig) -> Labels:
         """Of the files in the model's folder, one label a line; those that are not there are left out."""
-        folder = Path(config.path).parent
-        files = {output.name: folder / output.label_filename for output in config.output if output.label_filename}
-        return cls({name: file.read_text().splitlines() for name, file in files.items() if file.is_file()})
+        files = {
+            output.name: beside(config, output.label_filename) for output in config.output if output.label_filename
+        }
+        return cls(
+            {name: file.read_text(errors="replace").splitlines() for name, file in files.items() if file.is_file()}
+        )
 
     def of(self, output: str) -> list[str]:
         return self._by_output.get(output, [])

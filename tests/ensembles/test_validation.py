@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from backends.config import EnsembleStep, InstanceGroup, ModelConfig, Reshape
+from backends.config import EnsembleStep, InstanceGroup, ModelConfig, Reshape, Warmup
 from ensembles.validation import check, circle, is_decoupled, refusal
 from tests.ensembles.composing import config, ensemble_config, step
 
@@ -85,6 +86,11 @@ def test_an_ensemble_has_no_instances() -> None:
         **{name: getattr(found, name) for name in found.__struct_fields__} | {"instance_group": (InstanceGroup(),)}
     )
     assert refusal(grouped) == "instance group should not be specified for ensemble 'ens'"
+
+
+def test_an_ensemble_is_not_warmed_up() -> None:
+    warm = msgspec.structs.replace(ensemble_config(X, A, WHOLE), model_warmup=(Warmup("w", batch_size=1),))
+    assert refusal(warm) == "model_warmup can not be specified for ensemble 'ens'"
 
 
 def test_what_is_no_ensemble_is_not_judged() -> None:

@@ -225,6 +225,10 @@ async def test_a_worker_is_kept_while_neither_its_files_nor_its_configuration_ch
             'output [ { name: "O" data_type: TYPE_FP32 dims: [ 1 ] label_filename: "gone.txt" } ]',
             "Internal: failed to open text file for read {folder}/w/gone.txt: No such file or directory",
         ),
+        (
+            'output [ { name: "O" data_type: TYPE_FP32 dims: [ 1 ] label_filename: "/etc/hostname" } ]',
+            "Internal: failed to open text file for read {folder}/w/etc/hostname: No such file or directory",
+        ),
     ],
 )
 async def test_what_no_worker_could_load_is_not_started(tmp_path: Path, text: str, cause: str) -> None:

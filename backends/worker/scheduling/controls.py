@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from pathlib import Path
 
-from backends.config import Control, ModelConfig, SequenceState
+from backends.config import Control, ModelConfig, SequenceState, beside
 from backends.errors import InvalidRequest
 from backends.tensors import DATATYPE_OF_TYPE, ELEMENT_BYTES, Tensor, element_count
 from backends.worker.frames import heads
@@ -86,7 +85,10 @@ class KeptStates:
     """The states of a model's sequences: what it is given at first, and which of its outputs come back."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """Reads files of initial states. Raises `InvalidRequest` for one that is not there or of another size."""
+        """Reads files of initial states.
+
+        Raises `InvalidRequest` for one that is not there, is too small or is not described as its state is.
+        """
         assert config.sequence_batching is not None
         self._inputs = {state.output_name: state for state in config.sequence_batching.state}
         self._shown = {output.name for output in config.output}
@@ -128,6 +130,7 @@ def _flag(name: str, control: Control, shape: tuple[int, ...]) -> Callable[[dict
 
 def _initial(config: ModelConfig, state: SequenceState) -> Tensor:
     """The state of a sequence that begins: of the file that the configuration names, else zeros."""
+    _check(state)
     described = state.initial_state[0] if state.initial_state else None
     dims = state.dims if described is None else described.dims
     shape = tuple(max(dim, 1) for dim in dims)
@@ -138,17 +141,61 @@ def _initial(config: ModelConfig, state: SequenceState) -> Tensor:
     if described is None or not described.data_file:
         tensor.data = _zeros(tensor)
         return tensor
-    path = Path(config.path).parent / INITIAL_STATE_FOLDER / described.data_file
+    path = beside(config, INITIAL_STATE_FOLDER, described.data_file)
     try:
         tensor.data = path.read_bytes()
     except OSError as error:
-        raise InvalidRequest(f"failed to read initial state '{path}': {error.strerror}") from error
+        raise InvalidRequest(f"failed to open text file for read {path}: {error.strerror}") from error
     expected = ELEMENT_BYTES[datatype] * element_count(shape)
-    if expected and len(tensor.data) != expected:
+    if len(tensor.data) < expected:
         raise InvalidRequest(
-            f"initial state '{described.name}' has {len(tensor.data)} bytes, its type and shape need {expected}"
+            f"initial_state setting expects {expected} bytes, but the data provided from {described.data_file} only "
+            f"has {len(tensor.data)} bytes."
         )
+    # As Triton: what a file has more is left out.
+    tensor.data = tensor.data[:expected] if expected else tensor.data
     return tensor
+
+
+def _check(state: SequenceState) -> None:
+    """Hold the initial state to what the configuration says of the state. Raises `InvalidRequest` in Triton's words."""
+    if not state.initial_state:
+        return
+    name, count = state.input_name, len(state.initial_state)
+    described = state.initial_state[0]
+    why = ""
+    if count > 1:
+        why = (
+            f"initial_state field for state input '{name}' must contain exactly one or zero element. "
+            f"Found '{count}' elements."
+        )
+    elif described.data_type != state.data_type:
+        why = f"The data type used for 'initial_state' field of state '{name}' does not match the state data type."
+    elif not described.name:
+        why = f"Field 'name' must be set when using initial_state for state input '{name}'."
+    elif described.zero_data is None and not described.data_file:
+        why = f"initial_state setting expects state '{name}' to have state_data set"
+    else:
+        why = _differing(name, described.dims, state.dims)
+    if why:
+        raise InvalidRequest(why)
+
+
+def _differing(name: str, given: tuple[int, ...], declared: tuple[int, ...]) -> str:
+    if len(given) != len(declared):
+        return (
+            "Number of dimensions in 'initial_state' doesn't match the size of 'state' dimensions for state input "
+            f"'{name}'. {len(given)} != {len(declared)}"
+        )
+    if any(size < 0 for size in given):
+        return f"'initial_state' field for state input name '{name}' contains variable dimensions."
+    for size, expected in zip(given, declared, strict=True):
+        if expected not in {-1, size}:
+            return (
+                f"'initial_state' dim for input name '{name}' doesn't match 'state' dim description. "
+                f"{size} != {expected}"
+            )
+    return ""
 
 
 def _zeros(tensor: Tensor) -> bytes:

@@ -23,7 +23,7 @@ class Oldest:
     def __init__(self, config: ModelConfig, oldest: Strategy, instances: int) -> None:
         """Raises `InvalidRequest` where the initial states cannot be read."""
         self.ordering: Ordering | None = ArrivalOrder() if oldest.preserve_ordering else None
-        candidates = oldest.max_candidate_sequences or max(1, config.max_batch_size)
+        candidates = max(oldest.max_candidate_sequences, 0) or max(1, config.max_batch_size)
         self._sequences = Sequences(config, Controls(config), instances, candidates)
         self.states: States | None = self._sequences.states
         batching = DynamicBatching(oldest.preferred_batch_size, oldest.max_queue_delay_microseconds)

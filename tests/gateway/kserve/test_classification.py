@@ -38,3 +38,18 @@ def test_labels_lie_in_the_models_folder(tmp_path: Path) -> None:
     outputs = (Output("O", label_filename="labels.txt"), Output("P", label_filename="nothing.txt"), Output("Q"))
     labels = Labels.read(ModelConfig("m", "python", output=outputs, path=str(tmp_path / "1")))
     assert [labels.of(name) for name in "OPQ"] == [["cat", "dog"], [], []]
+
+
+def test_a_label_file_that_begins_with_a_slash_is_no_other_file(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "labels.txt").write_text("secret\n")
+    outputs = (Output("O", label_filename=str(tmp_path / "labels.txt")),)
+    labels = Labels.read(ModelConfig("m", "python", output=outputs, path=str(tmp_path / "model" / "1")))
+    assert labels.of("O") == []
+
+
+def test_labels_that_are_no_unicode_are_labels(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_bytes("Pferd\nKüken\n".encode("latin-1"))
+    outputs = (Output("O", label_filename="labels.txt"),)
+    labels = Labels.read(ModelConfig("m", "python", output=outputs, path=str(tmp_path / "1")))
+    assert labels.of("O") == ["Pferd", "K\ufffdken"]

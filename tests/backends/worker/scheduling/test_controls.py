@@ -120,7 +120,7 @@ def initial(**described):
 
 def test_an_initial_state_may_stand_in_a_file(tmp_path):
     (tmp_path / "initial_state").mkdir()
-    (tmp_path / "initial_state" / "two").write_bytes(b"12345678")
+    (tmp_path / "initial_state" / "two").write_bytes(b"12345678 and more")
     made = stateful(initial(data_file="two"), path=str(tmp_path / "1"))
     add(made, 0, "a!")
     assert given(made.take(0, 0))["S"].data == b"12345678"
@@ -129,16 +129,41 @@ def test_an_initial_state_may_stand_in_a_file(tmp_path):
 def test_an_initial_state_of_the_wrong_size_is_refused(tmp_path):
     (tmp_path / "initial_state").mkdir()
     (tmp_path / "initial_state" / "two").write_bytes(b"123")
-    with pytest.raises(InvalidRequest, match="initial state 'first' has 3 bytes, its type and shape need 8"):
+    with pytest.raises(InvalidRequest, match="expects 8 bytes, but the data provided from two only has 3 bytes"):
         stateful(initial(data_file="two"), path=str(tmp_path / "1"))
 
 
 def test_an_initial_state_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(InvalidRequest, match=r"failed to read initial state '.*/two': No such file"):
-        stateful(initial(data_file="two"), path=str(tmp_path / "1"))
+    with pytest.raises(InvalidRequest, match=r"failed to open text file for read .*/initial_state/two: No such file"):
+        stateful(initial(data_file="/two"), path=str(tmp_path / "1"))
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ({"initial_state": [{}, {}]}, "must contain exactly one or zero element. Found '2' elements."),
+        (initial(data_type="TYPE_FP32"), "field of state 'S' does not match the state data type."),
+        (initial(name=""), "Field 'name' must be set when using initial_state for state input 'S'."),
+        (initial(), "initial_state setting expects state 'S' to have state_data set"),
+        (initial(zero_data=True, dims=[2, 1]), "the size of 'state' dimensions for state input 'S'. 2 != 1"),
+        (initial(zero_data=True, dims=[-1]), "'initial_state' field for state input name 'S' contains variable"),
+        (initial(zero_data=True, dims=[3]), "doesn't match 'state' dim description. 3 != 2"),
+    ],
+)
+def test_an_initial_state_is_described_as_its_state_is(state, words):
+    with pytest.raises(InvalidRequest) as refused:
+        stateful(state)
+    assert words in refused.value.message
+
+
+@pytest.mark.parametrize("zero_data", [True, False])
+def test_an_initial_state_of_zeros_may_have_any_size_that_the_state_may_have(zero_data):
+    made = stateful(initial(zero_data=zero_data, dims=[3]) | {"dims": [-1]})
+    add(made, 0, "a!")
+    assert given(made.take(0, 0))["S"].data == bytes(12)
 
 
 def test_variable_dimensions_of_a_state_begin_with_one():
-    made = stateful(initial(dims=[-1, 3], zero_data=True))
+    made = stateful({"dims": [-1, 3]})
     add(made, 0, "a!")
     assert given(made.take(0, 0))["S"].shape == (1, 1, 3)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from backends.errors import Code
 from tests.backends.worker.scheduled import MS
 from tests.backends.worker.sequenced import add, run, scheduler, seen
@@ -34,6 +36,13 @@ def test_no_more_sequences_than_candidates_take_part():
     add(made, 0, "a!", "b!.", "c!")
     assert run(made) == "a! b!."
     assert run(made) == "c!"
+
+
+@pytest.mark.parametrize("candidates", [0, -1])
+def test_a_batch_of_sequences_takes_part_where_no_number_is_given(candidates):
+    made = oldest(max_batch_size=2, max_candidate_sequences=candidates)
+    add(made, 0, "a!", "b!.", "c!")
+    assert run(made) == "a! b!."
 
 
 def test_batches_wait_for_a_preferred_size_no_longer_than_the_delay():
