@@ -87,9 +87,14 @@ def folders(paths: Sequence[Path]) -> dict[str, list[Path]]:
         if not path.is_dir():
             raise InvalidRequest(f"The model repository '{path}' is not a directory.", param="model_repository")
         for folder in path.iterdir():
-            if folder.is_dir() and not folder.name.startswith("."):
+            if folder.is_dir() and not folder.name.startswith(".") and _can_be_told(folder.name):
                 found.setdefault(folder.name, []).append(folder.resolve())
     return dict(sorted(found.items()))
+
+
+def _can_be_told(name: str) -> bool:
+    """Whether a folder's name is Unicode: no client could ask for it otherwise, nor be told of it."""
+    return name == name.encode(errors="replace").decode()
 
 
 def _waits_for_weights(folder: Path) -> bool:

@@ -57,7 +57,7 @@ def _refusals(config: ModelConfig) -> Iterator[str]:
     if config.backend == "ensemble" and config.platform != "ensemble":
         yield f"Ensemble model '{name}' must have platform type 'ensemble' and empty backend type"
     for tag in config.metric_tags:
-        if not _LABEL.fullmatch(tag):
+        if tag and not _LABEL.fullmatch(tag):
             # Triton dies of some; a scrape of all models would fail on it.
             yield f"metric tag '{tag}' must have the name of a Prometheus label for {name}"
     if config.max_batch_size < 0:

@@ -237,7 +237,9 @@ def _bound(value: float) -> str:
 
 
 def _labels(config: ModelConfig) -> dict[str, str]:
-    return dict(sorted({**config.metric_tags, "model": config.name, "version": str(config.version)}.items()))
+    # A tag without a name is no label.
+    tags = {tag: value for tag, value in config.metric_tags.items() if tag}
+    return dict(sorted({**tags, "model": config.name, "version": str(config.version)}.items()))
 
 
 def _escaped(description: str) -> str:

@@ -178,6 +178,12 @@ def test_hidden_folders_and_files_are_no_models(tmp_path: Path) -> None:
     assert load([tmp_path]) == []
 
 
+def test_folders_whose_names_are_no_unicode_are_no_models(tmp_path: Path) -> None:
+    add(tmp_path, "größe", 'backend: "echo"', "1")
+    add(tmp_path, "gr\udcf6\udcdfe", 'backend: "echo"', "1")
+    assert [model.name for model in configs(tmp_path)] == ["größe"]
+
+
 def test_a_repository_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="gone"):
         load([tmp_path / "gone"])

@@ -149,6 +149,7 @@ def test_sequences_that_cannot_be_batched_are_not_taken_in(text: str, words: str
         "dynamic_batching { priority_levels: 3 default_priority_level: 2 }",
         "dynamic_batching { preserve_ordering: true }",
         "response_cache { enable: true }",
+        'metric_tags { key: "team_1" value: "a" } metric_tags { value: "of no name" }',
         f'sequence_batching {{ control_input [ {{ name: "C" control [ {{ {CORRELATION} }} ] }} ] }}',
     ],
 )

@@ -123,7 +123,7 @@ def test_times_to_the_first_response_may_be_left_out() -> None:
 
 def test_a_model_s_tags_are_labels_of_all_its_metrics() -> None:
     assert 'nv_inference_count{model="simple",team="a \\"b\\"",version="1"} 5' in _lines(
-        _told(metric_tags={"team": 'a "b"'})
+        _told(metric_tags={"team": 'a "b"', "": "of no name"})
     )
 
 
