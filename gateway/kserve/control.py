@@ -173,21 +173,23 @@ async def index(call: Call) -> Answer:
 
 async def load(call: Call) -> Answer:
     route = call.route
-    body = decode(call.body) if call.body and not route.repository else {}
+    repository.check_unnamed(route.repository)
+    body = decode(call.body) if call.body else {}
     parameters = members(body["parameters"]) if present(body, "parameters") else {}
     values = {legible(name): legible(as_string(value)) for name, value in parameters.items()}
-    await repository.load(call.plane, route.model, values, repository=route.repository)
+    await repository.load(call.plane, route.model, values)
     return Answer()
 
 
 async def unload(call: Call) -> Answer:
     """As Triton: what is wrong with the body is not looked at."""
     route = call.route
+    repository.check_unnamed(route.repository)
     try:
         dependents = decode(call.body)["parameters"]["unload_dependents"] is True
     except (InferenceError, KeyError, TypeError):
         dependents = False
-    await repository.unload(call.plane, route.model, dependents=dependents, repository=route.repository)
+    await repository.unload(call.plane, route.model, dependents=dependents)
     return Answer()
 
 

@@ -42,7 +42,10 @@ def authorise(plane: Plane, headers: Mapping[bytes, bytes]) -> None:
 
 
 def check_unnamed(repository: str) -> None:
-    """Triton's protocol has a name for the repository, which no server takes. Raises `InferenceError`."""
+    """Triton's protocol has a name for the repository, which no server takes: looked at before anything else.
+
+    Raises `InferenceError`.
+    """
     if repository:
         raise InferenceError("'repository_name' specification is not supported", Code.UNSUPPORTED)
 
@@ -54,15 +57,12 @@ async def index(plane: Plane, *, ready: bool = False) -> list[IndexEntry]:
     return [entry for entry in entries if not ready or entry.state == "READY" or (entry.state and not entry.version)]
 
 
-async def load(
-    plane: Plane, name: str, parameters: Mapping[str, str | bytes] | None = None, *, repository: str = ""
-) -> None:
+async def load(plane: Plane, name: str, parameters: Mapping[str, str | bytes] | None = None) -> None:
     """Load a model and return when it serves; what it ran under before serves until then, and where this fails.
 
     `parameters`: `config` is a configuration in JSON, `file:PATH` a file of the model's folder, its bytes or base64 of
     them. Raises `InferenceError` in Triton's words.
     """
-    check_unnamed(repository)
     config: str | None = None
     files: dict[str, bytes] = {}
     for key, value in (parameters or {}).items():
@@ -87,9 +87,8 @@ async def load(
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
-async def unload(plane: Plane, name: str, *, dependents: bool = False, repository: str = "") -> None:
+async def unload(plane: Plane, name: str, *, dependents: bool = False) -> None:
     """Unload a model, with `dependents` those too that were loaded for it alone. Raises `InferenceError`."""
-    check_unnamed(repository)
     _check_allowed(plane)
     await plane.questions.ask("kserve_unload", name, LoadOrder(with_parts=dependents))
 

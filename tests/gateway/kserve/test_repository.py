@@ -11,7 +11,7 @@ import pytest
 
 from backends.errors import Code, InferenceError, NotAuthenticated, NotPermitted
 from gateway.access_log import NoLog
-from gateway.kserve.repository import IndexEntry, authorise, index, load, unload
+from gateway.kserve.repository import IndexEntry, authorise, check_unnamed, index, load, unload
 from gateway.plane import Plane
 from gateway.questions import Questions
 from gateway.registry import Registry
@@ -98,10 +98,14 @@ async def test_models_are_controlled_in_explicit_mode_alone(act: Any, supervisor
         with pytest.raises(InferenceError, match="explicit model load / unload is not allowed") as raised:
             await act(plane(supervisor, mode), "m")
         assert raised.value.status is Code.UNAVAILABLE
-    with pytest.raises(InferenceError, match="'repository_name' specification is not supported") as raised:
-        await act(plane(supervisor, "none"), "m", repository="r")
-    assert raised.value.status is Code.UNSUPPORTED
     assert supervisor.asked == []
+
+
+def test_a_repository_has_no_name() -> None:
+    with pytest.raises(InferenceError, match="'repository_name' specification is not supported") as raised:
+        check_unnamed("r")
+    assert raised.value.status is Code.UNSUPPORTED
+    check_unnamed("")
 
 
 async def test_an_unknown_parameter_is_refused(supervisor: Supervisor) -> None:
