@@ -136,7 +136,7 @@ class Signature:
         seen = set()
         for tensor in request.inputs:
             if tensor.name in seen:
-                raise _unfit(request.id, f"input '{tensor.name}' already exists in request")
+                raise repeated(request.id, tensor.name)
             seen.add(tensor.name)
         for output in sorted(request.outputs):
             if output not in self._outputs:
@@ -325,6 +325,11 @@ def _texts(tensor: Tensor) -> tuple[int, int, int]:
 
 def _has_twins(inputs: Sequence[Tensor]) -> bool:
     return len(inputs) > 1 and len({tensor.name for tensor in inputs}) < len(inputs)
+
+
+def repeated(request_id: str, name: str) -> InferenceError:
+    """What a request is refused with that has an input twice, whoever notices it first."""
+    return _unfit(request_id, f"input '{name}' already exists in request")
 
 
 def _unfit(request_id: str, what: str) -> InferenceError:

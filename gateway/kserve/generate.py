@@ -11,6 +11,7 @@ from typing import Any
 from backends.config import Input
 from backends.errors import Code, InferenceError
 from backends.model import InferRequest, InferResponse, Responses, legible
+from backends.signature import repeated
 from backends.tensors import DATATYPE_OF_TYPE, Tensor, element_count
 from gateway.kserve import elements
 from gateway.kserve.dataplane import Served
@@ -91,8 +92,7 @@ def _convert(request: InferRequest, inputs: Mapping[str, Input], served: Served,
         request.parameters[legible(name)] = own_parameter(name, value)
         return
     if any(tensor.name == name for tensor in request.inputs):
-        known = request.id or "<id_unknown>"
-        raise InferenceError(f"[request id: {known}] input '{name}' already exists in request", Code.INVALID_ARG)
+        raise repeated(request.id, name)
     datatype = DATATYPE_OF_TYPE.get(declared.data_type, declared.data_type)
     values = value if isinstance(value, list) else [value]
     lead = (-1,) if served.signature.is_batched else ()

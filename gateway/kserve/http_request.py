@@ -15,6 +15,7 @@ import msgspec
 
 from backends.errors import Code, InferenceError
 from backends.model import InferRequest
+from backends.signature import repeated
 from backends.tensors import ELEMENT_BYTES, Buffer, Tensor, element_count
 from gateway.kserve import elements
 from gateway.kserve.dataplane import Served, Wanted
@@ -224,8 +225,7 @@ class _Reader:
         sizes = as_array(member(tensor, "shape", "Unable to parse 'shape'"), "Unable to parse 'shape'")
         shape = tuple(as_unsigned(size, "Unable to parse 'shape'") for size in sizes)
         if any(given.name == name for given in request.inputs):
-            known = request.id or "<id_unknown>"
-            raise InferenceError(f"[request id: {known}] input '{name}' already exists in request", Code.INVALID_ARG)
+            raise repeated(request.id, name)
         if sources[1]:
             content: Buffer = self._binary(name, parameters["binary_data_size"])
         else:

@@ -9,6 +9,7 @@ from typing import Any
 from backends.errors import Code, InferenceError
 from backends.model import InferRequest, InferResponse, Scalar
 from backends.protobuf import service_pb2 as pb
+from backends.signature import repeated
 from backends.tensors import ELEMENT_BYTES, Buffer, Tensor
 from gateway.kserve import contents
 from gateway.kserve.dataplane import Wanted
@@ -114,8 +115,7 @@ def _check_names(message: Any) -> None:
     names = set()
     for tensor in message.inputs:
         if tensor.name in names:
-            request_id = message.id or "<id_unknown>"
-            raise _invalid(f"[request id: {request_id}] input '{tensor.name}' already exists in request")
+            raise repeated(message.id, tensor.name)
         names.add(tensor.name)
 
 
@@ -131,7 +131,7 @@ def _read_parameters(parameters: Mapping[str, Any], translated: Translated) -> N
                 raise _wrong_type(key, "bool_param")
             _set_flag(translated, key, is_on=bool(value))
         elif key == "priority":
-            request.priority = _priority(parameter)
+            request.priority = _priority(kind, value)
         elif key == "timeout":
             if kind != "int64_param":
                 raise _wrong_type(key, "int64_param")
@@ -155,11 +155,10 @@ def _sequence_id(kind: str | None, value: Scalar) -> int | str:
     return sequence_name(str(value))
 
 
-def _priority(parameter: Any) -> int:
-    kind = parameter.WhichOneof("parameter_choice")
+def _priority(kind: str | None, value: Scalar) -> int:
     if kind not in {"int64_param", "uint64_param"}:
         raise _wrong_type("priority", "int64_param or uint64_param")
-    level: int = getattr(parameter, kind)
+    level = int(value)
     if level < 0:
         raise _invalid("invalid value for 'priority', expected value >= 0.")
     return level
